@@ -1,0 +1,55 @@
+# What people type. Each target sets itself up in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/.adfast-installed
+SOURCES := $(shell find csrc kernels cmake CMakeLists.txt pyproject.toml constraints.txt -type f 2>/dev/null)
+
+.PHONY: demo test test-cpp bench lint format clean help
+help:
+	@echo "make demo    train a small GTrans on generated images, build a plan, look at its maps"
+	@echo "make test    all tests"
+	@echo "make bench   the engine against its peers, answers checked first"
+	@echo "make lint    ruff and clang-format; make format applies them"
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: asked for by name and version it is the CPU build, and everything that
+# depends on it is then content.
+$(STAMP): $(VENV)/bin/python $(SOURCES)
+	$(PIP) install --quiet torch==2.13.0
+	$(PIP) install --quiet -c constraints.txt torchvision scikit-build-core pybind11 ninja onednn-devel-cpu-gomp
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/adfast demo --out demo
+
+test: $(STAMP) test-cpp
+	$(BIN)/python -m pytest -q
+	@echo "All tests passed. Next: make demo, or README.md for your own images."
+
+test-cpp: $(STAMP)
+	cmake -S . -B build/tests -G Ninja -DCMAKE_BUILD_TYPE=Release -DADFAST_BUILD_TESTS=ON \
+	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) > build-tests.log
+	cmake --build build/tests
+	ctest --test-dir build/tests --output-on-failure
+	@rm -f build-tests.log
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest bench/end_to_end.py -q -s
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc kernels tests bench examples -name '*.cpp' -o -name '*.h' -o -name '*.hpp' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc kernels tests bench examples -name '*.cpp' -o -name '*.h' -o -name '*.hpp' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf build $(VENV) demo

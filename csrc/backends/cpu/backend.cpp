@@ -1,0 +1,215 @@
+#include "backends/cpu/backend.h"
+
+#include <omp.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <unordered_map>
+
+namespace adfast {
+namespace cpu {
+namespace {
+
+using Registry = std::unordered_map<std::string, Op>;
+
+const Registry& registry() {
+  static const Registry ops = [] {
+    Registry all;
+    for (const auto& family : {convolution_ops(), linear_ops(), detector_ops(), elementwise_ops(),
+                               shape_ops()}) {
+      for (const Op& op : family) all.emplace(op.name, op);
+    }
+    return all;
+  }();
+  return ops;
+}
+
+const Op& find(const Node& node) {
+  const auto found = registry().find(node.op);
+  if (found == registry().end()) {
+    throw Error(ErrorKind::plan, "[" + node.op + " '" + node.name +
+                                     "'] this adfast does not know the op; upgrade adfast, or "
+                                     "build the plan with this version");
+  }
+  return found->second;
+}
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(Device device) : device_(std::move(device)) {}
+
+  std::string name() const override { return "cpu"; }
+  std::string isa() const override { return device_.kernels->name; }
+  DType feature_type() const override { return device_.features; }
+
+  OperandType operand_type(const Node& node, size_t input, const Shape& shape) const override {
+    const Op& op = find(node);
+    if (op.operands.empty()) return OperandType::any;
+    const OperandType type = op.operands[std::min(input, op.operands.size() - 1)];
+    // Tokens, maps and statistics stay in f32; only feature maps are stored narrower.
+    return type == OperandType::features && shape.size() != 4 ? OperandType::f32 : type;
+  }
+
+  DType result_type(const Node& node, const Shape& shape,
+                    std::span<const Tensor* const> inputs) const override {
+    switch (find(node).result) {
+      case Op::Result::f32: return DType::f32;
+      case Op::Result::features: return shape.size() == 4 ? device_.features : DType::f32;
+      case Op::Result::as_first:
+        return inputs.empty() || inputs[0] == nullptr ? DType::f32 : inputs[0]->dtype;
+      case Op::Result::sum:
+        // The sum of two narrow feature maps may be narrow; a difference may not (it cancels).
+        for (const Tensor* input : inputs) {
+          if (input != nullptr && !input->constant && input->dtype == DType::f32) {
+            return DType::f32;
+          }
+        }
+        return shape.size() == 4 ? device_.features : DType::f32;
+    }
+    return DType::f32;
+  }
+
+  std::unique_ptr<Operator> make(const OperatorRequest& request) const override {
+    const Op& op = find(request.node);
+    const size_t given = request.inputs.size();
+    require(given >= op.min_inputs && given <= op.max_inputs, request.node,
+            "takes " + std::to_string(op.min_inputs) + " to " + std::to_string(op.max_inputs) +
+                " inputs, got " + std::to_string(given));
+    require(request.outputs.size() == op.outputs, request.node,
+            "has " + std::to_string(op.outputs) + " outputs, got " +
+                std::to_string(request.outputs.size()));
+    for (size_t i = 0; i < op.min_inputs; ++i) {
+      require(request.inputs[i] != nullptr, request.node,
+              "input " + std::to_string(i) + " is absent");
+    }
+    try {
+      return op.make(request, device_);
+    } catch (const dnnl::error& error) {
+      refuse(request.node, std::string("oneDNN refused it: ") + error.what());
+    }
+  }
+
+  std::unique_ptr<Operator> make_conversion(const Tensor& from, const Tensor& to) const override {
+    const auto run = device_.kernels->unary;
+    const kernels::UnaryArgs args{kernels::Unary::identity, nullptr, kernel_type(from.dtype),
+                                  nullptr, kernel_type(to.dtype), element_count(from.shape)};
+    return kernel_operator(device_, 0, 0, [run, args](const Binding& binding) {
+      kernels::UnaryArgs bound = args;
+      bound.x = binding.inputs[0];
+      bound.out = binding.outputs[0];
+      return [run, bound] { run(bound); };
+    });
+  }
+
+  void resize_rows(const float* src, int height, int width, float* dst, int dst_height,
+                   int dst_width, ptrdiff_t dst_row_stride, int row_begin,
+                   int row_end) const override {
+    device_.kernels->resize_bilinear({src, height, width, 1, dst, dst_height, dst_width,
+                                      dst_row_stride, false, row_begin, row_end});
+  }
+
+  size_t frame_scratch(int64_t width) const override {
+    return kernels::frame_scratch(static_cast<int32_t>(width));
+  }
+
+  uint64_t enter_thread(int threads) const override {
+    const auto before = static_cast<uint64_t>(omp_get_max_threads());
+    omp_set_num_threads(threads);
+    return before << 32 | kernels::flush_denormals();
+  }
+
+  void leave_thread(uint64_t state) const override {
+    kernels::restore_denormals(static_cast<uint32_t>(state));
+    omp_set_num_threads(static_cast<int>(state >> 32));
+  }
+
+ private:
+  Device device_;
+};
+
+const kernels::Table* kernel_table(const std::string& isa) {
+  if (isa.empty()) return kernels::select(kernels::best_isa());
+  for (const auto known : {kernels::Isa::scalar, kernels::Isa::avx2, kernels::Isa::avx512}) {
+    static constexpr const char* names[] = {"scalar", "avx2", "avx512"};
+    if (isa != names[static_cast<int>(known)]) continue;
+    const kernels::Table* table = kernels::select(known);
+    if (table == nullptr) {
+      throw Error(ErrorKind::argument, "isa='" + isa + "': this processor lacks it; its best is '" +
+                                           kernels::select(kernels::best_isa())->name + "'");
+    }
+    return table;
+  }
+  throw Error(ErrorKind::argument,
+              "isa is '" + isa + "', expected 'scalar', 'avx2' or 'avx512' (empty: the best)");
+}
+
+// ADFAST_ISA holds oneDNN to the same instruction set as our kernels. oneDNN takes the limit once per
+// process, before its first use, which is why it is an environment variable.
+void limit_onednn(const std::string& isa) {
+  if (isa == "scalar") dnnl::set_max_cpu_isa(dnnl::cpu_isa::sse41);
+  if (isa == "avx2") dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
+}
+
+}  // namespace
+
+void require_shape(const OperatorRequest& request, size_t input, const Shape& expected) {
+  const Tensor& tensor = *request.inputs[input];
+  require(tensor.shape == expected, request.node,
+          "input " + std::to_string(input) + " '" + tensor.name + "': expected " +
+              to_string(expected) + ", got " + to_string(tensor.shape));
+}
+
+void require_result(const OperatorRequest& request, size_t output, const Shape& expected) {
+  const Tensor& tensor = *request.outputs[output];
+  require(tensor.shape == expected, request.node,
+          "output " + std::to_string(output) + " '" + tensor.name + "': expected " +
+              to_string(expected) + ", got " + to_string(tensor.shape));
+}
+
+const Tensor& constant(const OperatorRequest& request, size_t input) {
+  require(input < request.inputs.size() && request.inputs[input] != nullptr &&
+              request.inputs[input]->constant,
+          request.node, "input " + std::to_string(input) + " must be a constant");
+  return *request.inputs[input];
+}
+
+const Tensor* input_or_null(const OperatorRequest& request, size_t input) {
+  return input < request.inputs.size() ? request.inputs[input] : nullptr;
+}
+
+std::vector<float> floats(const Tensor& constant) {
+  std::vector<float> values(constant.data.size() / sizeof(float));
+  std::memcpy(values.data(), constant.data.data(), constant.data.size());
+  return values;
+}
+
+}  // namespace cpu
+
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
+  static const std::string forced = [] {
+    const char* value = std::getenv("ADFAST_ISA");
+    const std::string isa = value == nullptr ? "" : value;
+    cpu::limit_onednn(isa);
+    return isa;
+  }();
+  cpu::Device device{dnnl::engine(dnnl::engine::kind::cpu, 0),
+                     cpu::kernel_table(options.isa.empty() ? forced : options.isa), DType::f32};
+  const std::string& precision = options.precision;
+  if (precision == "bf16") {
+    const bool capable = static_cast<int>(dnnl::get_effective_cpu_isa()) >=
+                         static_cast<int>(dnnl::cpu_isa::avx512_core);
+    if (capable) {
+      device.features = DType::bf16;
+    } else if (!options.may_widen) {
+      throw Error(ErrorKind::argument,
+                  "precision='bf16' needs AVX-512, which this processor lacks (or ADFAST_ISA "
+                  "forbids); load the plan with precision='f32'");
+    }
+  } else if (precision != "f32") {
+    throw Error(ErrorKind::argument,
+                "precision is '" + precision + "', expected 'f32' or 'bf16'");
+  }
+  return std::make_unique<cpu::CpuBackend>(std::move(device));
+}
+
+}  // namespace adfast

@@ -1,0 +1,77 @@
+// The CPU backend: a table of ops over oneDNN (convolutions, pooling, products) and our kernels.
+#pragma once
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "kernels/cpu/kernels.h"
+#include "oneapi/dnnl/dnnl.hpp"
+#include "runtime/operator.h"
+
+namespace adfast::cpu {
+
+struct Device {
+  dnnl::engine engine;
+  const kernels::Table* kernels;
+  DType features;
+};
+
+// An op's row in the table. `inputs` and `outputs` bound their numbers.
+struct Op {
+  const char* name;
+  size_t min_inputs, max_inputs, outputs;
+  // Operand types, the last one repeated (none: any); results follow `result`.
+  std::vector<OperandType> operands;
+  enum class Result { features, f32, as_first, sum } result;
+  std::unique_ptr<Operator> (*make)(const OperatorRequest&, const Device&);
+};
+
+// Families; each returns its rows.
+std::vector<Op> convolution_ops();
+std::vector<Op> linear_ops();
+std::vector<Op> detector_ops();
+std::vector<Op> elementwise_ops();
+std::vector<Op> shape_ops();
+
+// Refuses in the words "[op 'name'] what: expected ..., got ...".
+[[noreturn]] inline void refuse(const Node& node, const std::string& what) {
+  throw Error(ErrorKind::plan, "[" + node.op + " '" + node.name + "'] " + what);
+}
+inline void require(bool holds, const Node& node, const std::string& what) {
+  if (!holds) refuse(node, what);
+}
+void require_shape(const OperatorRequest& request, size_t input, const Shape& expected);
+void require_result(const OperatorRequest& request, size_t output, const Shape& expected);
+const Tensor& constant(const OperatorRequest& request, size_t input);
+const Tensor* input_or_null(const OperatorRequest& request, size_t input);
+std::vector<float> floats(const Tensor& constant);
+
+inline kernels::DType kernel_type(DType type) { return static_cast<kernels::DType>(type); }
+
+// An operator made of a function that binds and a few figures: most of them need no more.
+class SimpleOperator final : public Operator {
+ public:
+  using Bind = std::function<std::function<void()>(const Binding&)>;
+  SimpleOperator(std::string kernel, double flops, size_t scratch, Bind bind)
+      : kernel_(std::move(kernel)), flops_(flops), scratch_(scratch), bind_(std::move(bind)) {}
+  std::function<void()> bind(const Binding& binding) const override { return bind_(binding); }
+  size_t scratch_bytes() const override { return scratch_; }
+  double flops() const override { return flops_; }
+  std::string kernel() const override { return kernel_; }
+
+ private:
+  std::string kernel_;
+  double flops_;
+  size_t scratch_;
+  Bind bind_;
+};
+
+inline std::unique_ptr<Operator> kernel_operator(const Device& device, double flops, size_t scratch,
+                                                 SimpleOperator::Bind bind) {
+  return std::make_unique<SimpleOperator>(std::string("adfast:") + device.kernels->name, flops,
+                                          scratch, std::move(bind));
+}
+
+}  // namespace adfast::cpu

@@ -1,0 +1,59 @@
+// Products with constant weights by oneDNN: y = activation(x weight^T + bias + residual), in f32.
+#include "backends/cpu/onednn.h"
+
+namespace adfast::cpu {
+namespace {
+
+using dnnl::memory;
+
+std::unique_ptr<Operator> make_linear(const OperatorRequest& request, const Device& device) {
+  const Node& node = request.node;
+  const Shape& x = request.inputs[0]->shape;
+  const Tensor& weight = constant(request, 1);
+  require(!x.empty() && x.size() != 4, node,
+          "input 0: expected tokens [..,K], got " + to_string(x));
+  require(weight.shape.size() == 2 && weight.shape[1] == x.back(), node,
+          "weight: expected [N," + std::to_string(x.back()) + "], got " + to_string(weight.shape));
+  const int64_t depth = x.back(), width = weight.shape[0], rows = element_count(x) / depth;
+  Shape y = x;
+  y.back() = width;
+  require_result(request, 0, y);
+
+  const auto f32 = memory::data_type::f32;
+  const memory::desc x_desc({rows, depth}, f32, memory::format_tag::ab);
+  const memory::desc y_desc({rows, width}, f32, memory::format_tag::ab);
+  const memory::desc plain({depth, width}, f32, memory::dims{1, depth});
+  const memory::desc any({depth, width}, f32, memory::format_tag::any);
+  const Tensor* bias = input_or_null(request, 2);
+  const Tensor* residual = input_or_null(request, 3);
+  memory::desc bias_desc;
+  if (bias != nullptr) {
+    constant(request, 2);
+    require_shape(request, 2, {width});
+    bias_desc = memory::desc({1, width}, f32, memory::format_tag::ab);
+  }
+  if (residual != nullptr) require_shape(request, 3, y);
+  const dnnl::matmul::primitive_desc desc(device.engine, x_desc, any, bias_desc, y_desc,
+                                          fused_attributes(node, residual != nullptr, y_desc));
+  std::vector<Argument> constants = {
+      {DNNL_ARG_WEIGHTS, packed(device.engine, weight, plain, desc.weights_desc())}};
+  if (bias != nullptr) {
+    constants.push_back({DNNL_ARG_BIAS, packed(device.engine, *bias, bias_desc, bias_desc)});
+  }
+  std::vector<Slot> slots = {{DNNL_ARG_SRC, x_desc, Slot::input, 0},
+                             {DNNL_ARG_DST, y_desc, Slot::output, 0}};
+  if (residual != nullptr) {
+    slots.push_back({DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, y_desc, Slot::input, 3});
+  }
+  return std::make_unique<OnednnOperator>(dnnl::matmul(desc), desc, device.engine,
+                                          std::move(constants), std::move(slots),
+                                          2.0 * rows * depth * width);
+}
+
+}  // namespace
+
+std::vector<Op> linear_ops() {
+  return {{"linear", 2, 4, 1, {OperandType::f32}, Op::Result::f32, make_linear}};
+}
+
+}  // namespace adfast::cpu

@@ -1,0 +1,141 @@
+// Moving elements: concatenation, slices, resizing.
+#include <cstring>
+
+#include "backends/cpu/backend.h"
+#include "core/frame.h"
+
+namespace adfast::cpu {
+namespace {
+
+// The axes in storage order: rank-4 tensors lie channels-last.
+struct Strip {
+  int64_t outer = 1, axis = 1, inner = 1;
+};
+
+Strip strip_of(const Shape& shape, int64_t axis) {
+  Shape stored = shape;
+  int64_t position = axis;
+  if (shape.size() == 4) {
+    stored = {shape[0], shape[2], shape[3], shape[1]};
+    position = axis == 0 ? 0 : axis == 1 ? 3 : axis - 1;
+  }
+  Strip strip;
+  for (size_t i = 0; i < stored.size(); ++i) {
+    const auto index = static_cast<int64_t>(i);
+    (index < position ? strip.outer : index == position ? strip.axis : strip.inner) *= stored[i];
+  }
+  return strip;
+}
+
+int64_t checked_axis(const Node& node, const Shape& shape) {
+  const int64_t axis = node.attrs.integer("axis");
+  require(axis >= 0 && axis < static_cast<int64_t>(shape.size()), node,
+          "axis " + std::to_string(axis) + " of " + to_string(shape));
+  return axis;
+}
+
+std::unique_ptr<Operator> make_concat(const OperatorRequest& request, const Device& device) {
+  struct Piece {
+    size_t bytes, offset;
+  };
+  const Node& node = request.node;
+  const Tensor& result = *request.outputs[0];
+  const int64_t axis = checked_axis(node, result.shape);
+  const Strip whole = strip_of(result.shape, axis);
+  const size_t element = size_of(result.dtype);
+  Shape sum = result.shape;
+  sum[axis] = 0;
+  std::vector<Piece> pieces;
+  for (size_t i = 0; i < request.inputs.size(); ++i) {
+    const Tensor* input = request.inputs[i];
+    require(input != nullptr && !input->constant && input->dtype == result.dtype, node,
+            "input " + std::to_string(i) + " must be computed and of the result's type");
+    Shape expected = result.shape;
+    expected[axis] = input->shape.size() == result.shape.size() ? input->shape[axis] : -1;
+    require_shape(request, i, expected);
+    const Strip part = strip_of(input->shape, axis);
+    pieces.push_back({static_cast<size_t>(part.axis * part.inner) * element,
+                      static_cast<size_t>(sum[axis] * whole.inner) * element});
+    sum[axis] += input->shape[axis];
+  }
+  require_result(request, 0, sum);
+  const size_t row = static_cast<size_t>(whole.axis * whole.inner) * element;
+  return kernel_operator(device, 0, 0, [pieces, row, outer = whole.outer](const Binding& binding) {
+    return [pieces, row, outer, inputs = binding.inputs,
+            out = static_cast<std::byte*>(binding.outputs[0])] {
+      for (size_t i = 0; i < pieces.size(); ++i) {
+        const auto* in = static_cast<const std::byte*>(inputs[i]);
+        for (int64_t o = 0; o < outer; ++o) {
+          std::memcpy(out + o * row + pieces[i].offset, in + o * pieces[i].bytes, pieces[i].bytes);
+        }
+      }
+    };
+  });
+}
+
+std::unique_ptr<Operator> make_slice(const OperatorRequest& request, const Device& device) {
+  const Node& node = request.node;
+  const Tensor& x = *request.inputs[0];
+  const int64_t axis = checked_axis(node, x.shape);
+  const int64_t start = node.attrs.integer("start"), end = node.attrs.integer("end");
+  require(0 <= start && start < end && end <= x.shape[axis], node,
+          std::to_string(start) + ":" + std::to_string(end) + " of axis " + std::to_string(axis) +
+              " of " + to_string(x.shape));
+  Shape y = x.shape;
+  y[axis] = end - start;
+  require_result(request, 0, y);
+  const Strip strip = strip_of(x.shape, axis);
+  const size_t element = size_of(x.dtype);
+  const size_t row = static_cast<size_t>(strip.axis * strip.inner) * element;
+  const size_t offset = static_cast<size_t>(start * strip.inner) * element;
+  const size_t bytes = static_cast<size_t>((end - start) * strip.inner) * element;
+  return kernel_operator(device, 0, 0, [=, outer = strip.outer](const Binding& binding) {
+    return [=, in = static_cast<const std::byte*>(binding.inputs[0]),
+            out = static_cast<std::byte*>(binding.outputs[0])] {
+      for (int64_t o = 0; o < outer; ++o) {
+        std::memcpy(out + o * bytes, in + o * row + offset, bytes);
+      }
+    };
+  });
+}
+
+std::unique_ptr<Operator> make_resize_bilinear(const OperatorRequest& request,
+                                               const Device& device) {
+  const Node& node = request.node;
+  const Shape& x = request.inputs[0]->shape;
+  const int64_t height = node.attrs.integer("height"), width = node.attrs.integer("width");
+  require(x.size() == 4 && height >= 1 && width >= 1 && height <= max_frame_side &&
+              width <= max_frame_side && x[2] <= max_frame_side && x[3] <= max_frame_side,
+          node, "input " + to_string(x) + " to " + std::to_string(height) + "x" +
+                    std::to_string(width));
+  require_result(request, 0, {1, x[1], height, width});
+  kernels::ResizeBilinearArgs args{};
+  args.height = static_cast<int32_t>(x[2]);
+  args.width = static_cast<int32_t>(x[3]);
+  args.channels = static_cast<int32_t>(x[1]);
+  args.dst_height = args.row_end = static_cast<int32_t>(height);
+  args.dst_width = static_cast<int32_t>(width);
+  args.dst_row_stride = width * x[1];
+  args.align_corners = node.attrs.integer("align_corners") != 0;
+  const auto run = device.kernels->resize_bilinear;
+  return kernel_operator(device, 8.0 * height * width * x[1], 0,
+                         [run, args](const Binding& binding) {
+                           kernels::ResizeBilinearArgs bound = args;
+                           bound.src = static_cast<const float*>(binding.inputs[0]);
+                           bound.dst = static_cast<float*>(binding.outputs[0]);
+                           return [run, bound] { run(bound); };
+                         });
+}
+
+}  // namespace
+
+std::vector<Op> shape_ops() {
+  using enum OperandType;
+  return {
+      {"concat", 1, 1024, 1, {features}, Op::Result::features, make_concat},
+      {"slice", 1, 1, 1, {}, Op::Result::as_first, make_slice},
+      {"resize_bilinear", 1, 1, 1, {f32}, Op::Result::f32, make_resize_bilinear},
+  };
+}
+
+}  // namespace adfast::cpu

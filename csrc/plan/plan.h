@@ -1,0 +1,104 @@
+// The plan file: sections behind a checked header, parsed into plain structures.
+// The format is described in docs/plan-format.md; python/adfast/compiler/writer.py writes it.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "core/tensor.h"
+#include "plan/sha256.h"
+
+namespace adfast {
+
+inline constexpr uint32_t plan_version = 1;
+
+using Field = std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>>;
+
+// String keys to typed values. The getters refuse a missing key or another type by name.
+class Table {
+ public:
+  std::map<std::string, Field, std::less<>> entries;
+  std::string owner;  // what the errors call it
+
+  bool has(std::string_view key) const { return entries.find(key) != entries.end(); }
+  int64_t integer(std::string_view key) const { return get<int64_t>(key, "an integer"); }
+  double real(std::string_view key) const { return get<double>(key, "a real number"); }
+  const std::string& text(std::string_view key) const { return get<std::string>(key, "a text"); }
+  const std::vector<int64_t>& integers(std::string_view key) const {
+    return get<std::vector<int64_t>>(key, "a list of integers");
+  }
+  // `count` values, each within [low, high].
+  std::vector<int64_t> integers(std::string_view key, size_t count, int64_t low,
+                                int64_t high) const;
+  std::vector<double> reals(std::string_view key, size_t count) const;
+
+ private:
+  template <class T>
+  const T& get(std::string_view key, const char* type) const;
+};
+
+struct Value {
+  std::string name;
+  Shape shape;
+  bool constant = false;
+  std::span<const std::byte> data;  // f32, of constants only
+};
+
+struct Node {
+  std::string op;
+  std::string name;
+  std::vector<int32_t> inputs;  // -1: absent
+  std::vector<int32_t> outputs;
+  Table attrs;
+};
+
+struct Graph {
+  std::vector<Value> values;
+  std::vector<Node> nodes;  // in an order in which they can run
+  std::vector<int32_t> inputs;
+  std::vector<std::pair<std::string, int32_t>> outputs;  // role, value
+
+  int32_t output(std::string_view role) const;  // -1 when there is none
+};
+
+std::string print(const Graph& graph);
+
+struct GoldenFrame {
+  int64_t height = 0, width = 0, channels = 0;
+  std::span<const std::byte> pixels;
+  float score = 0;
+  int64_t map_height = 0, map_width = 0;
+  std::span<const std::byte> map;  // f32
+};
+
+struct Section {
+  std::string name;
+  uint64_t offset = 0, size = 0;
+  Digest digest{};
+};
+
+// A verified plan. The file stays mapped, and every span above stays valid, while the object lives.
+class Plan {
+ public:
+  static Plan open(const std::string& path);
+
+  uint32_t version = 0, oldest_reader = 0;
+  uint64_t file_size = 0;
+  std::vector<Section> sections;
+  Table fields, calibration, golden_info;
+  Graph graph;
+  std::vector<GoldenFrame> golden;
+
+  std::span<const std::byte> section(std::string_view name) const;
+
+ private:
+  std::shared_ptr<const void> mapping_;
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace adfast

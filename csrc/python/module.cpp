@@ -1,0 +1,297 @@
+// The Python skin: borrows buffers, releases the GIL, turns errors into adfast.errors' classes.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <new>
+
+#include "core/error.h"
+#include "oneapi/dnnl/dnnl.hpp"
+#include "plan/plan.h"
+#include "runtime/engine.h"
+#include "runtime/raw_run.h"
+
+namespace py = pybind11;
+using namespace adfast;
+
+namespace {
+
+FrameView view_of(const py::array& image, const std::string& color) {
+  if (image.dtype().kind() != 'u' || image.itemsize() != 1) {
+    throw Error(ErrorKind::frame, "[predict] image has dtype " +
+                                      py::cast<std::string>(py::str(image.dtype())) +
+                                      ", expected uint8 (values are never rescaled by guess)");
+  }
+  const bool grey = image.ndim() == 2;
+  if (!grey && !(image.ndim() == 3 && image.shape(2) == 3)) {
+    throw Error(ErrorKind::frame,
+                "[predict] image has shape " +
+                    py::cast<std::string>(py::str(image.attr("shape"))) +
+                    ", expected (height, width) or (height, width, 3)");
+  }
+  if (color != "rgb" && color != "bgr") {
+    throw Error(ErrorKind::argument, "[predict] color is '" + color + "', expected 'rgb' or 'bgr'");
+  }
+  FrameView view;
+  view.data = static_cast<const uint8_t*>(image.data());
+  view.height = image.shape(0);
+  view.width = image.shape(1);
+  view.row_stride = image.strides(0);
+  view.pixel_stride = image.strides(1);
+  view.channel_stride = grey ? 0 : image.strides(2);
+  view.color = grey ? Color::grey : color == "bgr" ? Color::bgr : Color::rgb;
+  return view;
+}
+
+struct Request {
+  py::array image;
+  py::array_t<float> map, network_map;
+  Job job;
+};
+
+Request request_for(const Engine& engine, const py::array& image, const std::string& color) {
+  Request request{image, {}, {}, {}};
+  request.job.frame = view_of(image, color);
+  const auto& frame = request.job.frame;
+  request.map = py::array_t<float>({frame.height, frame.width});
+  request.network_map = py::array_t<float>({engine.map_height(), engine.map_width()});
+  request.job.map = request.map.mutable_data();
+  request.job.network_map = request.network_map.mutable_data();
+  return request;
+}
+
+py::dict result_of(const Engine& engine, Request& request) {
+  const Timings& t = request.job.timings;
+  const auto& frame = request.job.frame;
+  const Rectangle part = frame.height > 0 && frame.width > 0
+                             ? inspected_part(engine.geometry(), frame.height, frame.width)
+                             : Rectangle{};
+  py::dict timings;
+  timings["frame"] = t.frame;
+  timings["network"] = t.network;
+  timings["map"] = t.map;
+  timings["total"] = t.total;
+  py::dict result;
+  result["score"] = request.job.score;
+  result["map"] = request.map;
+  result["network_map"] = request.network_map;
+  result["timings"] = timings;
+  result["inspected"] = py::make_tuple(part.top, part.left, part.bottom, part.right);
+  return result;
+}
+
+py::dict predict(Engine& engine, const py::array& image, const std::string& color) {
+  Request request = request_for(engine, image, color);
+  {
+    py::gil_scoped_release release;
+    engine.predict(request.job);
+  }
+  return result_of(engine, request);
+}
+
+py::list predict_batch(Engine& engine, const std::vector<py::array>& images,
+                       const std::string& color) {
+  std::vector<Request> requests;
+  std::vector<Job> jobs;
+  for (const py::array& image : images) {
+    requests.push_back(request_for(engine, image, color));
+    jobs.push_back(requests.back().job);
+  }
+  {
+    py::gil_scoped_release release;
+    engine.predict_batch(jobs);
+  }
+  py::list results;
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    requests[i].job = jobs[i];
+    results.append(result_of(engine, requests[i]));
+  }
+  return results;
+}
+
+py::dict describe(const Engine& engine) {
+  const FrameGeometry& g = engine.geometry();
+  py::dict info;
+  info["device"] = "cpu";
+  info["isa"] = engine.isa();
+  info["precision"] = engine.precision();
+  info["threads"] = engine.threads();
+  info["lanes"] = engine.lanes();
+  info["resize"] = py::make_tuple(g.resize_height, g.resize_width);
+  info["crop"] = py::make_tuple(g.crop_height, g.crop_width);
+  info["map_size"] = py::make_tuple(engine.map_height(), engine.map_width());
+  info["frame_memory"] = engine.arena_bytes();
+  return info;
+}
+
+py::list profile(Engine& engine, const py::array& image, const std::string& color) {
+  const FrameView view = view_of(image, color);
+  std::vector<Engine::StepReport> reports;
+  {
+    py::gil_scoped_release release;
+    reports = engine.profile(view);
+  }
+  py::list rows;
+  for (const auto& r : reports) {
+    py::dict row;
+    row["op"] = r.op;
+    row["name"] = r.name;
+    row["kernel"] = r.kernel;
+    row["lane"] = r.lane;
+    row["begin_ms"] = r.begin;
+    row["ms"] = r.milliseconds;
+    row["gflop"] = r.gflop;
+    rows.append(row);
+  }
+  return rows;
+}
+
+py::object field_value(const Field& field) {
+  return std::visit([](const auto& value) -> py::object { return py::cast(value); }, field);
+}
+
+py::dict table_value(const Table& table) {
+  py::dict result;
+  for (const auto& [key, value] : table.entries) result[py::str(key)] = field_value(value);
+  return result;
+}
+
+std::string text_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+py::array golden_pixels(const GoldenFrame& frame) {
+  std::vector<py::ssize_t> shape = {frame.height, frame.width};
+  if (frame.channels == 3) shape.push_back(3);
+  py::array_t<uint8_t> pixels(shape);
+  std::memcpy(pixels.mutable_data(), frame.pixels.data(), frame.pixels.size());
+  return pixels;
+}
+
+py::dict plan_contents(const Plan& plan) {
+  py::dict result;
+  result["version"] = plan.version;
+  result["oldest_reader"] = plan.oldest_reader;
+  result["file_size"] = plan.file_size;
+  py::list sections;
+  for (const Section& section : plan.sections) {
+    py::dict entry;
+    entry["name"] = section.name;
+    entry["offset"] = section.offset;
+    entry["size"] = section.size;
+    entry["sha256"] = to_hex(section.digest);
+    sections.append(entry);
+  }
+  result["sections"] = sections;
+  result["fields"] = table_value(plan.fields);
+  result["calibration"] = table_value(plan.calibration);
+  result["golden_info"] = table_value(plan.golden_info);
+  py::list golden;
+  for (const GoldenFrame& frame : plan.golden) {
+    py::array_t<float> map({frame.map_height, frame.map_width});
+    if (!frame.map.empty()) {
+      std::memcpy(map.mutable_data(), frame.map.data(), frame.map.size());
+    }
+    py::dict entry;
+    entry["frame"] = golden_pixels(frame);
+    entry["score"] = frame.score;
+    entry["map"] = map;
+    golden.append(entry);
+  }
+  result["golden"] = golden;
+  result["parity"] = py::str(text_of(plan.section("parity")));
+  result["provenance"] = py::str(text_of(plan.section("provenance")));
+  result["graph"] = py::str(print(plan.graph));
+  result["nodes"] = plan.graph.nodes.size();
+  int64_t parameters = 0;
+  for (const Value& value : plan.graph.values) {
+    if (value.constant) parameters += element_count(value.shape);
+  }
+  result["parameters"] = parameters;
+  return result;
+}
+
+using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+py::dict run_graph(const std::string& path, const std::map<std::string, FloatArray>& inputs,
+                   const std::string& precision, const std::string& isa, int lanes) {
+  RawInputs raw;
+  for (const auto& [name, array] : inputs) {
+    Shape shape(array.shape(), array.shape() + array.ndim());
+    raw[name] = {shape, {array.data(), static_cast<size_t>(array.size())}};
+  }
+  const auto outputs = [&] {
+    py::gil_scoped_release release;
+    return run_raw(path, raw, {precision, false, isa}, lanes);
+  }();
+  py::dict result;
+  for (const auto& [role, output] : outputs) {
+    py::array_t<float> array(std::vector<py::ssize_t>(output.shape.begin(), output.shape.end()));
+    std::memcpy(array.mutable_data(), output.values.data(), output.values.size() * sizeof(float));
+    result[py::str(role)] = array;
+  }
+  return result;
+}
+
+// Whether this processor computes in bf16, or only stores it.
+bool native_bf16() {
+  return static_cast<int>(dnnl::get_effective_cpu_isa()) >=
+         static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The compiled engine; use the package adfast, whose public names are documented.";
+
+  py::register_exception_translator([](std::exception_ptr pointer) {
+    if (!pointer) return;
+    try {
+      std::rethrow_exception(pointer);
+    } catch (const Error& error) {
+      const char* name = "AdfastError";
+      if (error.kind() == ErrorKind::plan) name = "PlanError";
+      if (error.kind() == ErrorKind::frame) name = "FrameError";
+      if (error.kind() == ErrorKind::argument) name = "ArgumentError";
+      const py::object type = py::module_::import("adfast.errors").attr(name);
+      PyErr_SetString(type.ptr(), error.what());
+    }
+  });
+
+  py::class_<Plan>(m, "Plan")
+      .def(py::init([](const std::string& path) {
+             py::gil_scoped_release release;
+             return std::make_unique<Plan>(Plan::open(path));
+           }),
+           py::arg("path"))
+      .def("contents", &plan_contents)
+      .def(
+          "section",
+          [](const Plan& plan, const std::string& name) {
+            return py::bytes(text_of(plan.section(name)));
+          },
+          py::arg("name"));
+  py::class_<Engine>(m, "Engine")
+      .def(py::init([](const Plan& plan, int threads, const std::string& precision,
+                       const std::string& isa) {
+             py::gil_scoped_release release;
+             return std::make_unique<Engine>(plan, EngineOptions{threads, precision, isa});
+           }),
+           py::arg("plan"), py::arg("threads") = 0, py::arg("precision") = "", py::arg("isa") = "")
+      .def("predict", &predict, py::arg("image"), py::arg("color"))
+      .def("predict_batch", &predict_batch, py::arg("images"), py::arg("color"))
+      .def("profile", &profile, py::arg("image"), py::arg("color"))
+      .def("describe", &describe);
+  m.def(
+      "read_plan", [](const std::string& path) { return plan_contents(Plan::open(path)); },
+      py::arg("path"));
+  m.def("run_graph", &run_graph, py::arg("path"), py::arg("inputs"), py::arg("precision") = "f32",
+        py::arg("isa") = "", py::arg("lanes") = 1);
+  m.def("native_bf16", &native_bf16);
+  m.def("usable_processors", &usable_processors);
+  m.attr("plan_version") = plan_version;
+  m.attr("onednn_version") = std::to_string(dnnl::version()->major) + "." +
+                             std::to_string(dnnl::version()->minor) + "." +
+                             std::to_string(dnnl::version()->patch);
+}

@@ -1,0 +1,87 @@
+// What the runtime knows of a backend: a table that turns graph nodes into operators.
+#pragma once
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "plan/plan.h"
+
+namespace adfast {
+
+class FrameInput;
+
+// One input or output of a node as the backend sees it. Rank-4 tensors are stored channels-last.
+struct Tensor {
+  std::string name;
+  Shape shape;
+  DType dtype = DType::f32;
+  bool constant = false;
+  std::span<const std::byte> data;  // f32 in row-major order, of constants only; valid while building
+
+  size_t bytes() const { return static_cast<size_t>(element_count(shape)) * size_of(dtype); }
+};
+
+// The memory of one execution context.
+struct Binding {
+  std::vector<void*> inputs;  // null where absent or constant
+  std::vector<void*> outputs;
+  void* scratch = nullptr;
+  const FrameInput* frame = nullptr;
+};
+
+// An operator holds its packed weights, is built once and never changes; `bind` fixes the addresses.
+// Bound calls of different contexts may run at the same time.
+class Operator {
+ public:
+  virtual ~Operator() = default;
+  virtual std::function<void()> bind(const Binding& binding) const = 0;
+  virtual size_t scratch_bytes() const { return 0; }
+  virtual double flops() const { return 0; }
+  virtual std::string kernel() const = 0;  // which implementation was chosen, for people
+};
+
+struct OperatorRequest {
+  const Node& node;
+  std::vector<const Tensor*> inputs;  // null where absent
+  std::vector<Tensor*> outputs;       // dtypes are set already
+};
+
+// Which element type an operand must have; the program converts where it differs.
+enum class OperandType { any, f32, features };
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string name() const = 0;
+  virtual std::string isa() const = 0;
+  // The storage type of feature maps.
+  virtual DType feature_type() const = 0;
+  virtual OperandType operand_type(const Node& node, size_t input, const Shape& shape) const = 0;
+  virtual DType result_type(const Node& node, const Shape& shape,
+                            std::span<const Tensor* const> inputs) const = 0;
+  // Throws ErrorKind::plan, naming op, node, expected and got.
+  virtual std::unique_ptr<Operator> make(const OperatorRequest& request) const = 0;
+  virtual std::unique_ptr<Operator> make_conversion(const Tensor& from, const Tensor& to) const = 0;
+  // Rows row_begin..row_end - 1 of a bilinear resize of an f32 plane: the map at frame resolution.
+  virtual void resize_rows(const float* src, int height, int width, float* dst, int dst_height,
+                           int dst_width, ptrdiff_t dst_row_stride, int row_begin,
+                           int row_end) const = 0;
+  // Floats of scratch the 'frame' op needs for a frame of that width.
+  virtual size_t frame_scratch(int64_t width) const = 0;
+  // Called on every thread before and after it runs steps.
+  virtual uint64_t enter_thread(int threads) const = 0;
+  virtual void leave_thread(uint64_t state) const = 0;
+};
+
+struct CpuOptions {
+  std::string precision;   // "f32" or "bf16"
+  bool may_widen = false;  // f32 will do where the processor has no fast bf16
+  std::string isa;         // "scalar", "avx2", "avx512", or empty: the best
+};
+// Throws ErrorKind::argument when the processor cannot do what is asked for.
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
+
+}  // namespace adfast

@@ -1,0 +1,184 @@
+#include "runtime/program.h"
+
+#include <chrono>
+#include <cstdlib>
+#include <new>
+
+#include "core/error.h"
+
+namespace adfast {
+namespace {
+
+double now() {
+  const auto time = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double>(time).count();
+}
+
+}  // namespace
+
+Program::Program(const Graph& graph, const Backend& backend) {
+  tensors_.reserve(graph.values.size() + graph.nodes.size());
+  for (const Value& value : graph.values) {
+    tensors_.push_back({value.name, value.shape, DType::f32, value.constant, value.data});
+  }
+  converted_.assign(graph.values.size(), -1);
+  for (const Node& node : graph.nodes) {
+    std::vector<int32_t> inputs = node.inputs;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (inputs[i] < 0 || tensors_[inputs[i]].constant) continue;
+      const OperandType wanted = backend.operand_type(node, i, tensors_[inputs[i]].shape);
+      if (wanted == OperandType::f32) inputs[i] = as_type(inputs[i], DType::f32, backend);
+      if (wanted == OperandType::features) {
+        inputs[i] = as_type(inputs[i], backend.feature_type(), backend);
+      }
+    }
+    std::vector<const Tensor*> operands;
+    for (int32_t id : inputs) operands.push_back(id < 0 ? nullptr : &tensors_[id]);
+    std::vector<Tensor*> results;
+    for (int32_t id : node.outputs) {
+      tensors_[id].dtype = backend.result_type(node, tensors_[id].shape, operands);
+      results.push_back(&tensors_[id]);
+    }
+    steps_.push_back({node.op, node.name, backend.make({node, operands, results}), inputs,
+                      node.outputs});
+  }
+  inputs_ = graph.inputs;
+  outputs_ = graph.outputs;
+  for (auto& [role, id] : outputs_) id = as_type(id, DType::f32, backend);
+  // The packed weights are the operators' own; the plan's bytes may go.
+  for (Tensor& tensor : tensors_) tensor.data = {};
+}
+
+int32_t Program::as_type(int32_t tensor, DType type, const Backend& backend) {
+  if (tensors_[tensor].dtype == type || tensors_[tensor].constant) return tensor;
+  if (converted_[tensor] >= 0) return converted_[tensor];
+  Tensor result = tensors_[tensor];
+  result.dtype = type;
+  result.name += type == DType::f32 ? ".f32" : ".bf16";
+  const auto id = static_cast<int32_t>(tensors_.size());
+  auto convert = backend.make_conversion(tensors_[tensor], result);
+  steps_.push_back({"convert", result.name, std::move(convert), {tensor}, {id}});
+  tensors_.push_back(std::move(result));
+  converted_[tensor] = id;
+  converted_.push_back(tensor);
+  return id;
+}
+
+int32_t Program::output(std::string_view role) const {
+  for (const auto& [name, id] : outputs_) {
+    if (name == role) return id;
+  }
+  return -1;
+}
+
+std::vector<StepNeeds> Program::needs() const {
+  // Rough rates are enough: only which chain is longer, and by how much, matters.
+  constexpr double flops_per_second = 2e11;
+  constexpr double bytes_per_second = 2e10;
+  constexpr double seconds_per_call = 1e-6;
+  std::vector<int32_t> writer(tensors_.size(), -1);
+  std::vector<StepNeeds> needs(steps_.size());
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    double bytes = 0;
+    for (int32_t id : steps_[i].inputs) {
+      if (id < 0) continue;
+      bytes += static_cast<double>(tensors_[id].bytes());
+      if (writer[id] >= 0) needs[i].producers.push_back(writer[id]);
+    }
+    for (int32_t id : steps_[i].outputs) {
+      bytes += static_cast<double>(tensors_[id].bytes());
+      writer[id] = static_cast<int32_t>(i);
+    }
+    needs[i].seconds =
+        seconds_per_call + steps_[i].run->flops() / flops_per_second + bytes / bytes_per_second;
+  }
+  return needs;
+}
+
+Context::Context(const Program& program, const Backend& backend, int lanes,
+                 const FrameGeometry& geometry)
+    : backend_(backend),
+      schedule_(make_schedule(program.needs(), lanes)),
+      frame_(geometry),
+      done_(program.steps().size()) {
+  const auto& tensors = program.tensors();
+  const auto& steps = program.steps();
+  // Items of the arena: every tensor that is not constant, then every step's scratch.
+  std::vector<ArenaItem> items(tensors.size() + steps.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (!tensors[i].constant) items[i].bytes = tensors[i].bytes();
+  }
+  for (size_t s = 0; s < steps.size(); ++s) {
+    const auto step = static_cast<int32_t>(s);
+    for (int32_t id : steps[s].inputs) {
+      if (id >= 0) items[id].readers.push_back(step);
+    }
+    for (int32_t id : steps[s].outputs) items[id].writer = step;
+    ArenaItem& scratch = items[tensors.size() + s];
+    scratch.bytes = steps[s].run->scratch_bytes();
+    scratch.writer = step;
+  }
+  for (const auto& [role, id] : program.outputs()) items[id].kept = true;
+  for (int32_t id : program.inputs()) items[id].kept = true;
+
+  ArenaLayout layout = plan_arena(items, schedule_);
+  offsets_ = std::move(layout.offsets);
+  arena_bytes_ = (layout.bytes + 4095) / 4096 * 4096;
+  arena_.reset(std::aligned_alloc(4096, std::max<size_t>(arena_bytes_, 4096)));
+  if (!arena_) {
+    throw Error(ErrorKind::run, "out of memory: the plan needs " +
+                                    std::to_string(arena_bytes_ >> 20) + " MB per frame in work");
+  }
+  for (size_t s = 0; s < steps.size(); ++s) {
+    Binding binding;
+    const auto address = [&](int32_t id) -> void* {
+      return id < 0 || tensors[id].constant ? nullptr : data(id);
+    };
+    for (int32_t id : steps[s].inputs) binding.inputs.push_back(address(id));
+    for (int32_t id : steps[s].outputs) binding.outputs.push_back(address(id));
+    binding.scratch = data(static_cast<int32_t>(tensors.size() + s));
+    binding.frame = &frame_;
+    calls_.push_back(steps[s].run->bind(binding));
+    names_.push_back("[" + steps[s].op + " '" + steps[s].name + "'] ");
+  }
+}
+
+void* Context::data(int32_t tensor) const {
+  return static_cast<std::byte*>(arena_.get()) + offsets_[tensor];
+}
+
+void Context::run(Workers* workers, int threads, std::vector<StepTime>* times) {
+  ++round_;
+  failed_.store(false, std::memory_order_relaxed);
+  if (times != nullptr) times->assign(calls_.size(), {});
+  if (lanes() == 1) {
+    run_lane(0, threads, times);
+  } else {
+    workers->run(lanes(), [&](int lane) { run_lane(lane, threads, times); });
+  }
+  if (failed_.load()) throw Error(ErrorKind::run, failure_);
+}
+
+void Context::run_lane(int lane, int threads, std::vector<StepTime>* times) noexcept {
+  const uint64_t state = backend_.enter_thread(threads);
+  for (int32_t step : schedule_.lanes[lane]) {
+    for (int32_t other : schedule_.waits[step]) wait_for(done_[other], round_);
+    // After a failure the lanes still walk to their ends, so that nobody waits for ever.
+    if (!failed_.load(std::memory_order_relaxed)) {
+      const double begin = times != nullptr ? now() : 0;
+      try {
+        calls_[step]();
+      } catch (const std::exception& error) {
+        if (!failed_.exchange(true)) failure_ = names_[step] + error.what();
+      }
+      if (times != nullptr) (*times)[step] = {begin, now(), lane};
+    }
+    if (schedule_.awaited[step]) {
+      done_[step].store(round_, std::memory_order_release);
+      done_[step].notify_all();
+    }
+  }
+  backend_.leave_thread(state);
+}
+
+}  // namespace adfast

@@ -1,0 +1,88 @@
+// A plan's graph as a list of operators, and the contexts that run it.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "plan/plan.h"
+#include "runtime/operator.h"
+#include "runtime/resample.h"
+#include "runtime/schedule.h"
+#include "runtime/workers.h"
+
+namespace adfast {
+
+// Immutable once built; holds packed weights, so the plan may be closed afterwards.
+class Program {
+ public:
+  Program(const Graph& graph, const Backend& backend);
+
+  struct Step {
+    std::string op, name;
+    std::unique_ptr<Operator> run;
+    std::vector<int32_t> inputs, outputs;  // tensors; -1: absent
+  };
+
+  const std::vector<Step>& steps() const { return steps_; }
+  const std::vector<Tensor>& tensors() const { return tensors_; }
+  const std::vector<int32_t>& inputs() const { return inputs_; }
+  const std::vector<std::pair<std::string, int32_t>>& outputs() const { return outputs_; }
+  int32_t output(std::string_view role) const;  // tensor, or -1
+  std::vector<StepNeeds> needs() const;
+
+ private:
+  int32_t as_type(int32_t tensor, DType type, const Backend& backend);
+
+  std::vector<Tensor> tensors_;
+  std::vector<Step> steps_;
+  std::vector<int32_t> inputs_;
+  std::vector<std::pair<std::string, int32_t>> outputs_;
+  std::vector<int32_t> converted_;  // per value: its tensor in the other type, or -1
+};
+
+struct StepTime {
+  double begin = 0, end = 0;  // seconds on the steady clock
+  int lane = 0;
+};
+
+// One arena and one set of bound steps for a number of lanes. Runs one frame at a time.
+class Context {
+ public:
+  Context(const Program& program, const Backend& backend, int lanes,
+          const FrameGeometry& geometry);
+
+  int lanes() const { return static_cast<int>(schedule_.lanes.size()); }
+  size_t arena_bytes() const { return arena_bytes_; }
+  FrameInput& frame() { return frame_; }
+  void* data(int32_t tensor) const;
+
+  // Runs every step, lane i being task i of `workers`; a one-lane context runs on this thread alone.
+  // `threads` is the number of OpenMP threads of each lane. Rethrows the first failure.
+  void run(Workers* workers, int threads, std::vector<StepTime>* times = nullptr);
+
+ private:
+  void run_lane(int lane, int threads, std::vector<StepTime>* times) noexcept;
+
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+
+  const Backend& backend_;
+  Schedule schedule_;
+  FrameInput frame_;
+  std::unique_ptr<void, Free> arena_;
+  size_t arena_bytes_ = 0;
+  std::vector<size_t> offsets_;
+  std::vector<std::function<void()>> calls_;
+  std::vector<std::string> names_;
+  std::vector<std::atomic<uint32_t>> done_;
+  uint32_t round_ = 0;
+  std::atomic<bool> failed_ = false;
+  std::string failure_;
+};
+
+}  // namespace adfast

@@ -1,0 +1,84 @@
+// Which instruction set this processor runs, and how much scratch the kernels need.
+#include <xmmintrin.h>
+
+#include "kernels.h"
+#include "layout.h"
+
+namespace adfast::kernels {
+
+namespace scalar {
+extern const Table kTable;
+}
+namespace avx2 {
+extern const Table kTable;
+}
+namespace avx512 {
+extern const Table kTable;
+}
+
+// The compiler's run-time check also asks the operating system (XGETBV) whether it saves the registers.
+static bool runs(Isa isa) {
+  switch (isa) {
+    case Isa::scalar:
+      return true;
+    case Isa::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Isa::avx512:
+      return runs(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
+             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512vl");
+  }
+  return false;
+}
+
+Isa best_isa() {
+  return runs(Isa::avx512) ? Isa::avx512 : runs(Isa::avx2) ? Isa::avx2 : Isa::scalar;
+}
+
+const Table* select(Isa isa) {
+  if (!runs(isa)) return nullptr;
+  switch (isa) {
+    case Isa::scalar:
+      return &scalar::kTable;
+    case Isa::avx2:
+      return &avx2::kTable;
+    case Isa::avx512:
+      return &avx512::kTable;
+  }
+  return nullptr;
+}
+
+size_t frame_scratch(int32_t src_width) {
+  // Rows of the vertical pass, and one packed row of bytes.
+  return static_cast<size_t>((kFrameRows + 1) * padded_row(4 * int64_t{src_width}, 0));
+}
+
+size_t token_attention_scratch(int64_t, int64_t groups) {
+  // The state of every eight groups, a tile's logits and one pixel of padding.
+  return static_cast<size_t>(round_up8(groups) / 8 * 3 * 8 + (kMaxTile + 1) * 8);
+}
+
+size_t projector_attention_scratch(int64_t, int64_t tokens) {
+  // A tile's weights and, for the score map, its squared differences.
+  return static_cast<size_t>(kMaxTile * round_up8(tokens) + kMaxTile * kMaxLanes);
+}
+
+size_t fuse_maps_scratch(int32_t) { return 0; }
+
+size_t gaussian_blur_scratch(int32_t, int32_t width, int32_t taps) {
+  return static_cast<size_t>(kBlurRows * padded_row(width, taps / 2));
+}
+
+size_t attention_scratch(int64_t keys) { return static_cast<size_t>(round_up8(keys)); }
+
+constexpr uint32_t kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;
+
+uint32_t flush_denormals() {
+  uint32_t previous = _mm_getcsr();
+  _mm_setcsr(previous | kFlushToZero | kDenormalsAreZero);
+  return previous;
+}
+
+void restore_denormals(uint32_t previous) { _mm_setcsr(previous); }
+
+}  // namespace adfast::kernels

@@ -1,0 +1,207 @@
+// A uint8 frame to the network's normalised input: antialiased resampling, crop and normalisation.
+//
+// Vertically first, because there the bytes of whole rows are contiguous whatever the channel order;
+// then across, one pixel's channels (or, for grey, one pixel of four rows) in a vector of four.
+#pragma once
+
+namespace adfast::kernels::ADFAST_ISA {
+
+// How the bytes of a source row are read in place: `bytes` of them from src + start, pixel i's first
+// channel at origin + i * step.
+struct FrameLayout {
+  bool grey, packed;  // packed: not readable in place, copied row by row to R, G, B first
+  ptrdiff_t start;
+  int64_t bytes, origin, step;
+  Order4 order;  // lanes of R, G, B
+};
+
+static inline FrameLayout frame_layout(const FrameArgs& a) {
+  const ptrdiff_t* offset = a.channel_offset;
+  ptrdiff_t low = smaller(offset[0], smaller(offset[1], offset[2]));
+  ptrdiff_t span = larger(offset[0], larger(offset[1], offset[2])) - low;
+  ptrdiff_t step = a.pixel_stride < 0 ? -a.pixel_stride : a.pixel_stride;
+  int64_t width = a.src_width;
+  bool grey = span == 0;
+  bool readable = grey ? step == 1 : (step == 3 || step == 4) && span < step;
+  if (!readable) return {false, true, 0, 3 * width, 0, 3, {{0, 1, 2, 2}}};
+  bool reversed = a.pixel_stride < 0;
+  FrameLayout layout = {grey, false, low, step * (width - 1) + span + 1, 0, a.pixel_stride, {}};
+  if (reversed) {
+    layout.start += (width - 1) * a.pixel_stride;
+    layout.origin = (width - 1) * step;
+  }
+  for (int c = 0; c < 3; c++) layout.order.lane[c] = static_cast<int32_t>(offset[c] - low);
+  layout.order.lane[3] = layout.order.lane[2];
+  return layout;
+}
+
+// out[i] = sum_t weight[t] * rows[t][i], kVectors vectors at once.
+template <int kVectors, class Lanes>
+static inline void rows_weighted(const uint8_t* src, ptrdiff_t row_stride, const float* weight,
+                                 int64_t taps, float* out, Lanes lanes) {
+  Vec acc[kVectors];
+  for (int k = 0; k < kVectors; k++) acc[k] = set1(0.0f);
+  for (int64_t t = 0; t < taps; t++) {
+    Vec w = set1(weight[t]);
+    for (int k = 0; k < kVectors; k++) {
+      acc[k] = fma(w, load(src + t * row_stride + k * kLanes, lanes), acc[k]);
+    }
+  }
+  for (int k = 0; k < kVectors; k++) store(out + k * kLanes, acc[k], lanes);
+}
+
+// One output row of the vertical pass.
+static inline void frame_row_down(const FrameArgs& a, const FrameLayout& layout, int64_t y,
+                                  float* out) {
+  constexpr int kVectors = 4;
+  const uint8_t* src = a.src + layout.start + a.y.first[y] * a.row_stride;
+  const float* weight = a.y.weight + y * a.y.taps;
+  int64_t i = 0;
+  for (; i + kVectors * kLanes <= layout.bytes; i += kVectors * kLanes) {
+    rows_weighted<kVectors>(src + i, a.row_stride, weight, a.y.taps, out + i, All{});
+  }
+  over(layout.bytes - i, [&](int64_t j, auto lanes) {
+    rows_weighted<1>(src + i + j, a.row_stride, weight, a.y.taps, out + i + j, lanes);
+  });
+}
+
+// Four output rows of a grey frame, interleaved: out[4 * i + r]. A missing row repeats the last.
+static inline void grey_rows_down(const FrameArgs& a, const FrameLayout& layout, int64_t y,
+                                  int64_t rows, float* out) {
+  over(layout.bytes, [&](int64_t i, auto lanes) {
+    Vec acc[kFrameRows];
+    for (int64_t r = 0; r < kFrameRows; r++) {
+      int64_t row = y + smaller(r, rows - 1);
+      const uint8_t* src = a.src + layout.start + a.y.first[row] * a.row_stride + i;
+      const float* weight = a.y.weight + row * a.y.taps;
+      acc[r] = set1(0.0f);
+      for (int64_t t = 0; t < a.y.taps; t++) {
+        acc[r] = fma(set1(weight[t]), load(src + t * a.row_stride, lanes), acc[r]);
+      }
+    }
+    store_interleaved4(out + 4 * i, acc);
+  });
+}
+
+// Output rows of a frame that cannot be read in place. Each source row is copied once for all of them;
+// every sum runs over its taps in the same order as in `rows_weighted`, so the bits agree.
+static inline void packed_rows_down(const FrameArgs& a, int64_t y, int64_t rows, float* out,
+                                    int64_t row_size, uint8_t* packed) {
+  int64_t bytes = 3 * static_cast<int64_t>(a.src_width);
+  int64_t begin = a.y.first[y], end = begin;
+  for (int64_t r = 0; r < rows; r++) {
+    begin = smaller(begin, a.y.first[y + r]);
+    end = larger(end, a.y.first[y + r] + a.y.taps);
+    over(bytes, [&](int64_t i, auto lanes) { store(out + r * row_size + i, set1(0.0f), lanes); });
+  }
+  for (int64_t s = begin; s < end; s++) {
+    const uint8_t* pixel = a.src + s * a.row_stride;
+    for (int64_t i = 0; i < bytes; i += 3, pixel += a.pixel_stride) {
+      for (int c = 0; c < 3; c++) packed[i + c] = pixel[a.channel_offset[c]];
+    }
+    for (int64_t r = 0; r < rows; r++) {
+      int64_t tap = s - a.y.first[y + r];
+      if (tap < 0 || tap >= a.y.taps) continue;
+      Vec w = set1(a.y.weight[(y + r) * a.y.taps + tap]);
+      float* row = out + r * row_size;
+      over(bytes, [&](int64_t i, auto lanes) {
+        store(row + i, fma(w, load(packed + i, lanes), load(row + i, lanes)), lanes);
+      });
+    }
+  }
+}
+
+// Stores three channels at pixel x of a row of `size`; all but the last may spill over the next pixel's
+// first channel, which comes after.
+template <class T>
+static inline void store_pixel(T* row, int64_t x, int64_t size, Four v) {
+  if (x + 1 < size) return store4(row + 3 * x, v);
+  T last[4];
+  store4(last, v);
+  memcpy(row + 3 * x, last, 3 * sizeof(T));
+}
+
+// kRows output rows of a colour frame from the rows of the vertical pass.
+template <int kRows, class T>
+static inline void frame_rows_across(const FrameArgs& a, const FrameLayout& layout,
+                                     const float* rows, int64_t row_size, int64_t y) {
+  float scales[4] = {a.scale[0], a.scale[1], a.scale[2], 0};
+  float biases[4] = {a.bias[0], a.bias[1], a.bias[2], 0};
+  Four scale = load4(scales), bias = load4(biases);
+  int64_t size = a.x.size, taps = a.x.taps;
+  T* dst = static_cast<T*>(a.dst) + y * size * 3;
+  const float zeros[4] = {};
+  for (int64_t x = 0; x < size; x++) {
+    const float* weight = a.x.weight + x * taps;
+    const float* p = rows + layout.origin + a.x.first[x] * layout.step;
+    Four acc[kRows];
+    for (int r = 0; r < kRows; r++) acc[r] = load4(zeros);
+    for (int64_t t = 0; t < taps; t++, p += layout.step) {
+      for (int r = 0; r < kRows; r++) acc[r] = fma4(weight[t], load4(p + r * row_size), acc[r]);
+    }
+    for (int r = 0; r < kRows; r++) {
+      store_pixel(dst + r * size * 3, x, size, fma4(permute4(acc[r], layout.order), scale, bias));
+    }
+  }
+}
+
+// `rows` <= 4 output rows of a grey frame from the interleaved rows of the vertical pass.
+template <class T>
+static inline void grey_rows_across(const FrameArgs& a, const FrameLayout& layout,
+                                    const float* interleaved, int64_t y, int64_t rows) {
+  float scales[4] = {a.scale[0], a.scale[1], a.scale[2], 0};
+  float biases[4] = {a.bias[0], a.bias[1], a.bias[2], 0};
+  Four scale = load4(scales), bias = load4(biases);
+  int64_t size = a.x.size, taps = a.x.taps;
+  T* dst = static_cast<T*>(a.dst) + y * size * 3;
+  const float zeros[4] = {};
+  for (int64_t x = 0; x < size; x++) {
+    const float* weight = a.x.weight + x * taps;
+    const float* p = interleaved + 4 * (layout.origin + a.x.first[x] * layout.step);
+    Four acc = load4(zeros);
+    for (int64_t t = 0; t < taps; t++) acc = fma4(weight[t], load4(p + 4 * t * layout.step), acc);
+    float values[4];
+    store4(values, acc);
+    for (int64_t r = 0; r < rows; r++) {
+      store_pixel(dst + r * size * 3, x, size, fma4(values[r], scale, bias));
+    }
+  }
+}
+
+template <class T>
+static void frame_of(const FrameArgs& a) {
+  FrameLayout layout = frame_layout(a);
+  int64_t row_size = padded_row(4 * static_cast<int64_t>(a.src_width), 0);
+  uint8_t* packed = reinterpret_cast<uint8_t*>(a.scratch + kFrameRows * row_size);
+  // The last pixel's vector of four reads past the row; those lanes are dropped, but not left undefined.
+  over(kFrameRows * row_size,
+       [&](int64_t i, auto lanes) { store(a.scratch + i, set1(0.0f), lanes); });
+  for (int64_t y = a.row_begin; y < a.row_end; y += kFrameRows) {
+    int64_t rows = smaller(kFrameRows, a.row_end - y);
+    if (layout.grey) {
+      grey_rows_down(a, layout, y, rows, a.scratch);
+      grey_rows_across<T>(a, layout, a.scratch, y, rows);
+      continue;
+    }
+    if (layout.packed) {
+      packed_rows_down(a, y, rows, a.scratch, row_size, packed);
+    } else {
+      for (int64_t r = 0; r < rows; r++) {
+        frame_row_down(a, layout, y + r, a.scratch + r * row_size);
+      }
+    }
+    if (rows == kFrameRows) {
+      frame_rows_across<kFrameRows, T>(a, layout, a.scratch, row_size, y);
+    } else {
+      for (int64_t r = 0; r < rows; r++) {
+        frame_rows_across<1, T>(a, layout, a.scratch + r * row_size, row_size, y + r);
+      }
+    }
+  }
+}
+
+static void frame_to_tensor(const FrameArgs& a) {
+  a.dtype == DType::f32 ? frame_of<float>(a) : frame_of<Bf16>(a);
+}
+
+}  // namespace adfast::kernels::ADFAST_ISA

@@ -1,0 +1,4 @@
+#define ADFAST_ISA scalar
+#define ADFAST_ISA_NAME "scalar"
+#include "simd_scalar.h"
+#include "table.h"

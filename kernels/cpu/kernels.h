@@ -1,0 +1,232 @@
+// The CPU kernels' one table: arithmetic on pointers and sizes, nothing else.
+//
+// Every kernel is written once (one header per family) and compiled once per instruction set; `select`
+// hands out the table of the set asked for. Feature maps are channels-last, `[pixels][channels]`, f32 or
+// bf16; everything small (tokens, maps, statistics) is f32, and all sums are taken in f32 or wider.
+// Kernels neither allocate nor throw nor keep state: scratch comes from the caller, who asks the
+// `*_scratch` functions how many floats to bring. Nothing here may include the STL: an inline function
+// compiled with AVX-512 flags would leave a weak symbol that the linker may pick for every other file.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+namespace adfast::kernels {
+
+enum class DType : int32_t { f32 = 0, bf16 = 1 };
+
+enum class Isa : int32_t { scalar = 0, avx2 = 1, avx512 = 2 };
+
+// One axis of a separable resampling: output i is sum_t weight[i * taps + t] * input[first[i] + t],
+// with 0 <= first[i] and first[i] + taps <= the input's length.
+struct ResampleAxis {
+  int32_t size;  // outputs along this axis
+  int32_t taps;
+  const int32_t* first;  // [size]
+  const float* weight;   // [size][taps]
+};
+
+// A uint8 frame, any strides, resampled, cropped (through the axes) and normalised.
+// dst[y][x][c] = resampled(channel_offset[c])[y][x] * scale[c] + bias[c], rows row_begin..row_end - 1 only.
+struct FrameArgs {
+  const uint8_t* src;
+  ptrdiff_t row_stride, pixel_stride;  // bytes, may be negative
+  ptrdiff_t channel_offset[3];         // bytes from a pixel to its R, G, B; all equal for grey
+  int32_t src_height, src_width;
+  ResampleAxis y, x;
+  float scale[3], bias[3];
+  void* dst;  // [y.size][x.size][3]
+  DType dtype;
+  int32_t row_begin, row_end;
+  float* scratch;  // frame_scratch(src_width) floats per concurrent call
+};
+
+// GTrans eq. 1 and 3 with the pooling done before the projection:
+// out[g] = sum_p softmax_p(scale * (x[p] . weight[g] + bias[g])) * x[p], an online softmax over the pixels.
+struct TokenAttentionArgs {
+  const void* x;  // [pixels][channels]
+  DType dtype;
+  int64_t pixels, channels, groups;
+  const float* weight;  // [groups][channels]
+  const float* bias;    // [groups] or null
+  float scale;
+  float* out;  // [groups][channels]
+  float* scratch;
+};
+
+// GTrans eq. 12 with the query projection folded into the keys:
+// out[p] = residual[p] + sum_t softmax_t(scale * (x[p] . key[t] + key_bias[t])) * value[t].
+struct ProjectorAttentionArgs {
+  const void* x;         // [pixels][channels]
+  const void* residual;  // [pixels][channels]
+  DType dtype;           // of x, residual and out
+  int64_t pixels, channels, tokens;
+  const float* key;       // [tokens][channels]
+  const float* key_bias;  // [tokens] or null
+  const float* value;     // [tokens][channels]
+  float scale;
+  void* out;  // [pixels][channels]
+  float* scratch;
+};
+
+// GTrans eq. 15-17 in one pass over both feature maps:
+// map[p] = 0.5 * |a[p] - b[p]|^2 / pixels; mse = sum_p |a[p] - b[p]|^2 / pixels;
+// cos = 1 - sum a.b / (sqrt(sum a.a) * sqrt(sum b.b)), the denominator kept >= 1e-12.
+struct ScoreMapArgs {
+  const void* a;
+  const void* b;
+  DType dtype;
+  int64_t pixels, channels;
+  float* map;  // [pixels]
+  float* mse;  // [1]
+  float* cos;  // [1]
+};
+
+// projector_attention followed by score_map(a = x, b = its output), the mapped features never written
+// and never rounded to bf16.
+struct ProjectorScoreMapArgs {
+  ProjectorAttentionArgs projector;  // out is ignored
+  float* map;
+  float* mse;
+  float* cos;
+};
+
+// GTrans eq. 18-19 and table 7. Layer l's map, bilinearly upsampled (align_corners = false) to
+// height x width, is weighted by alpha_l = lambda_l cos_l mse_l / (mse_l + lambda_l cos_l), 0 when that
+// denominator is 0. With M_l the weighted map: mode 1: M3; 2: M1 M3; 3: M2 M3; 4: M1 + M2 + M3;
+// 5: M1 M2 M3; 6: M1 M3 + M2 M3.
+struct FuseMapsArgs {
+  const float* map[3];
+  int32_t map_height[3], map_width[3];
+  const float* mse[3];
+  const float* cos[3];
+  const float* lambda;  // [3]
+  int32_t mode;
+  int32_t height, width;
+  float* out;      // [height][width]
+  float* scratch;  // fuse_maps_scratch(width)
+};
+
+// Separable convolution with an odd, normalised kernel; the border mirrors without repeating the edge
+// (torch's "reflect"). taps / 2 < min(height, width).
+struct GaussianBlurArgs {
+  const float* src;  // [height][width]
+  int32_t height, width, taps;
+  const float* kernel;  // [taps]
+  float* dst;           // may not alias src
+  float* scratch;
+};
+
+// Bilinear resize of one f32 plane into rows row_begin..row_end - 1 of a plane of dst_height x dst_width.
+struct ResizeBilinearArgs {
+  const float* src;  // [height][width][channels]
+  int32_t height, width, channels;
+  float* dst;
+  int32_t dst_height, dst_width;
+  ptrdiff_t dst_row_stride;  // floats
+  bool align_corners;
+  int32_t row_begin, row_end;
+};
+
+// softmax(q k^T * scale) v per head; heads split the width of q, k (dim) and v (value_dim) evenly.
+struct AttentionArgs {
+  const float* q;  // [queries][dim]
+  const float* k;  // [keys][dim]
+  const float* v;  // [keys][value_dim]
+  int64_t queries, keys, dim, value_dim, heads;
+  float scale;
+  float* out;      // [queries][value_dim]
+  float* scratch;  // attention_scratch(keys)
+};
+
+// out = (x - mean) / sqrt(var + eps) * gamma + beta (+ residual), per row.
+struct LayerNormArgs {
+  const float* x;  // [rows][width]
+  const float* gamma;
+  const float* beta;
+  const float* residual;  // [rows][width] or null
+  int64_t rows, width;
+  float eps;
+  float* out;  // may alias x or residual
+};
+
+struct SoftmaxArgs {
+  const float* x;  // [rows][width]
+  int64_t rows, width;
+  float* out;
+};
+
+enum class Unary : int32_t { identity, relu, sigmoid, silu, gelu, tanh, sqrt, exp, abs, square, neg };
+
+struct UnaryArgs {  // identity converts between dtypes
+  Unary op;
+  const void* x;
+  DType x_dtype;
+  void* out;
+  DType out_dtype;
+  int64_t count;
+};
+
+enum class Binary : int32_t { add, sub, mul, div, max, min };
+
+// b is broadcast: b_count == count (same shape), 1 (scalar), or width (a vector along the last axis).
+struct BinaryArgs {
+  Binary op;
+  const void* a;
+  DType a_dtype;
+  const void* b;
+  DType b_dtype;
+  int64_t count, b_count;
+  void* out;
+  DType out_dtype;
+};
+
+enum class Reduce : int32_t { sum, mean, max };
+
+// Reduces the last axis of [rows][width] (a channels-last feature map over its channels, or a whole
+// map with rows = 1).
+struct ReduceArgs {
+  Reduce op;
+  const void* x;
+  DType dtype;
+  int64_t rows, width;
+  float* out;  // [rows]
+};
+
+struct Table {
+  Isa isa;
+  const char* name;  // "scalar", "avx2", "avx512"
+  void (*frame_to_tensor)(const FrameArgs&);
+  void (*token_attention)(const TokenAttentionArgs&);
+  void (*projector_attention)(const ProjectorAttentionArgs&);
+  void (*score_map)(const ScoreMapArgs&);
+  void (*projector_score_map)(const ProjectorScoreMapArgs&);
+  void (*fuse_maps)(const FuseMapsArgs&);
+  void (*gaussian_blur)(const GaussianBlurArgs&);
+  void (*resize_bilinear)(const ResizeBilinearArgs&);
+  void (*attention)(const AttentionArgs&);
+  void (*layer_norm)(const LayerNormArgs&);
+  void (*softmax)(const SoftmaxArgs&);
+  void (*unary)(const UnaryArgs&);
+  void (*binary)(const BinaryArgs&);
+  void (*reduce)(const ReduceArgs&);
+};
+
+// Floats of scratch a call needs, the same for every instruction set.
+size_t frame_scratch(int32_t src_width);
+size_t token_attention_scratch(int64_t channels, int64_t groups);
+size_t projector_attention_scratch(int64_t channels, int64_t tokens);
+size_t fuse_maps_scratch(int32_t width);
+size_t gaussian_blur_scratch(int32_t height, int32_t width, int32_t taps);
+size_t attention_scratch(int64_t keys);
+
+// The best set this processor (and its operating system) runs.
+Isa best_isa();
+// The table of `isa`; null when the processor lacks it.
+const Table* select(Isa isa);
+
+// In this thread, subnormal results and operands count as zero (they cost up to 30 times a normal
+// operation). Returns the previous control word for `restore_denormals`.
+uint32_t flush_denormals();
+void restore_denormals(uint32_t previous);
+
+}  // namespace adfast::kernels

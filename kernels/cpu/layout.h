@@ -1,0 +1,29 @@
+// Sizes that the kernels and the `*_scratch` functions share, so that they cannot drift apart.
+// Internal linkage only: this header is compiled with every instruction set's flags.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+namespace adfast::kernels {
+
+constexpr int64_t kMaxLanes = 16;  // floats in the widest vector
+constexpr int64_t kRows8 = 8;      // rows (tokens, groups, pixels) that are reduced together
+constexpr int64_t kMaxTile = 128;  // pixels of a feature map handled at once; a multiple of kRows8
+constexpr int64_t kFrameRows = 4;  // output rows of a frame resampled together
+constexpr int64_t kBlurRows = 4;   // output rows of a blur computed together
+
+static constexpr int64_t round_up8(int64_t n) { return (n + 7) / 8 * 8; }
+
+// Pixels per tile: the tile is read twice, so it should still be in the L2 cache the second time and
+// leave room there for the weights; fewer than 16 pixels would not pay for the softmax between.
+static constexpr int64_t tile_pixels(int64_t channels, int64_t element_size) {
+  int64_t pixels = (int64_t{64} << 10) / (channels * element_size) / kRows8 * kRows8;
+  return pixels < 16 ? 16 : pixels > kMaxTile ? kMaxTile : pixels;
+}
+
+// A row of `width` floats with `margin` more before and after and room for one vector past its end.
+static constexpr int64_t padded_row(int64_t width, int64_t margin) {
+  return (width + 2 * margin + 2 * kMaxLanes - 1) / kMaxLanes * kMaxLanes;
+}
+
+}  // namespace adfast::kernels

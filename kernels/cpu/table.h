@@ -1,0 +1,45 @@
+// All families, compiled for the instruction set of the file that includes this, and their table.
+#pragma once
+#include "kernels.h"
+#include "layout.h"
+// The order is that of use.
+#include "simd.h"
+//
+#include "dots.h"
+//
+#include "attention.h"
+#include "elementwise.h"
+#include "frame.h"
+#include "gaussian_blur.h"
+#include "norm.h"
+#include "reduce.h"
+#include "resize.h"
+#include "score_map.h"
+#include "token_attention.h"
+//
+#include "fuse_maps.h"
+#include "projector_attention.h"
+
+namespace adfast::kernels::ADFAST_ISA {
+
+extern const Table kTable;
+const Table kTable = {
+    Isa::ADFAST_ISA,
+    ADFAST_ISA_NAME,
+    frame_to_tensor,
+    token_attention,
+    projector_attention,
+    score_map,
+    projector_score_map,
+    fuse_maps,
+    gaussian_blur,
+    resize_bilinear,
+    attention,
+    layer_norm,
+    softmax,
+    unary,
+    binary,
+    reduce,
+};
+
+}  // namespace adfast::kernels::ADFAST_ISA

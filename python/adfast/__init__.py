@@ -1,0 +1,32 @@
+"""adfast: anomaly detection plans, run by a small C++ engine.
+
+>>> engine = adfast.load("part.plan")                 # doctest: +SKIP
+>>> result = engine.predict("frame.png")              # doctest: +SKIP
+>>> result.score, result.is_anomalous, result.map     # doctest: +SKIP
+"""
+
+from adfast._version import __version__
+from adfast.engine import Engine, Result, load
+from adfast.errors import (
+    AdfastError,
+    ArgumentError,
+    CompileError,
+    DataError,
+    FrameError,
+    ModelError,
+    PlanError,
+)
+
+__all__ = [
+    "AdfastError",
+    "ArgumentError",
+    "CompileError",
+    "DataError",
+    "Engine",
+    "FrameError",
+    "ModelError",
+    "PlanError",
+    "Result",
+    "__version__",
+    "load",
+]

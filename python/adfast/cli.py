@@ -1,0 +1,153 @@
+"""The `adfast` command. Each sub-command is a module of `adfast.commands`, imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from adfast.errors import AdfastError
+
+#: Command, what it does, an example. In the order of a model's life.
+COMMANDS = (
+    ("demo", "generate images, train, build, predict and evaluate, all in one", "adfast demo --out demo"),
+    (
+        "train",
+        "train a model on a folder of good images",
+        "adfast train gtrans --data data/screws --weights resnet34.safetensors --out runs/screws",
+    ),
+    ("export", "write a trained model as ONNX", "adfast export runs/screws -o screws.onnx"),
+    (
+        "build",
+        "compile a trained model or an ONNX file into a plan",
+        "adfast build runs/screws -o screws.plan --max-fpr 0.01",
+    ),
+    ("info", "show what a plan holds and where it came from", "adfast info screws.plan"),
+    (
+        "selftest",
+        "run a plan's golden frames and compare with what its model answered",
+        "adfast selftest screws.plan",
+    ),
+    (
+        "predict",
+        "score images; write overlays and maps",
+        "adfast predict screws.plan images/ part_7.png -o out",
+    ),
+    (
+        "eval",
+        "measure on labelled images: AUROC, AUPRO, F1-max, verdicts",
+        "adfast eval screws.plan --data data/screws --out report",
+    ),
+    ("bench", "measure latency by stage, in percentiles", "adfast bench screws.plan --image part.png"),
+)
+
+_LIFE = """the life of a model:
+  adfast train gtrans --data DATA --out RUN     learns from DATA/train/good           needs adfast[train]
+  adfast build RUN -o model.plan                compiles, calibrates, checks parity   needs adfast[train]
+  adfast info model.plan                        what is in the plan
+  adfast selftest model.plan                    does this machine compute what the plan promises?
+  adfast predict model.plan IMAGES -o out       scores, verdicts, overlays, maps
+  adfast eval model.plan --data DATA            metrics on DATA/test
+  adfast bench model.plan                       latency on this machine
+
+A plan is one file; the machine on the line needs it, adfast and numpy, nothing else.
+"adfast COMMAND --help" explains a command and gives an example.
+
+exit codes: 0 done, 1 an error (one message on stderr), 2 wrong usage, 3 predict: some images could not be read,
+130 interrupted"""
+
+# Optional packages and the extra that brings them.
+_EXTRAS = {
+    "torch": "train", "torchvision": "train", "timm": "train", "safetensors": "train", "rich": "train",
+    "onnx": "compile", "onnxscript": "train", "onnxruntime": "train",
+    "scipy": "eval", "sklearn": "eval", "PIL": "images",
+}  # fmt: skip
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from adfast import __version__
+
+        print(f"adfast {__version__}")
+        parser.exit(0)
+
+
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Make the parser; only `command`'s own module is imported, for its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="adfast",
+        description="Visual anomaly detection: learn from good images, run as fast as the machine allows.",
+        epilog=_LIFE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary, example in COMMANDS:
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == command:
+            _module(name).add_arguments(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code; messages for people go to stderr."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    names = {name for name, _, _ in COMMANDS}
+    # The first word that is no option is the command: adfast itself has no option with a value.
+    command = next((word for word in argv if not word.startswith("-")), None)
+    command = command if command in names else None
+    try:
+        try:
+            args = make_parser(command).parse_args(argv)
+        except SystemExit as stop:  # argparse exits; a function should return
+            return stop.code if isinstance(stop.code, int) else 2
+        code = _module(args.command).run(args)
+        sys.stdout.flush()
+        return int(code or 0)
+    except AdfastError as error:
+        return _fail(command, str(error))
+    except ImportError as error:
+        text = _missing(error)
+        if text is None:
+            raise
+        return _fail(command, text)
+    except KeyboardInterrupt:
+        print("\nadfast: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has left. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError:
+        return _fail(command, "out of memory")
+
+
+def _module(command: str):  # noqa: ANN202
+    return importlib.import_module(f"adfast.commands.{command}")
+
+
+def _fail(command: str | None, text: str) -> int:
+    print(f"adfast {command}: {text}" if command else f"adfast: {text}", file=sys.stderr)
+    return 1
+
+
+def _missing(error: ImportError) -> str | None:
+    """Say which extra brings a missing package; None when it is none of ours."""
+    if "pip install" in str(error):
+        return str(error)
+    package = (error.name or "").split(".")[0]
+    if package not in _EXTRAS:
+        return None
+    return f'this needs {package}, which is not installed: pip install "adfast[{_EXTRAS[package]}]"'
+
+
+if __name__ == "__main__":
+    sys.exit(main())

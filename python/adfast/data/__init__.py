@@ -1,0 +1,1 @@
+"""Where images come from: folders in the MVTec layout, and generated scenes."""

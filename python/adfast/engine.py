@@ -1,0 +1,217 @@
+"""Loading a plan and running frames through it. Needs numpy and the compiled module only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adfast import _core
+from adfast._version import __version__
+from adfast.errors import ArgumentError, FrameError, PlanError
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the engine says of one frame.
+
+    Attributes:
+        score: the raw anomaly score, any non-negative float; higher is more anomalous. Scores of
+            different plans are not comparable.
+        map: float32 (H, W) of the frame's own size: the anomaly map, resized bilinearly. Outside
+            `inspected` it is 0.
+        network_map: float32 (h, w): the same map at the network's resolution, which `score` is
+            taken from.
+        inspected: (top, left, bottom, right) in frame pixels, the part of the frame that the network
+            sees; bottom and right are exclusive.
+        threshold: the plan's threshold on `score`, or None for a plan that was not calibrated.
+        timings: milliseconds for "frame" (resize and normalise), "network", "map" (resize to the
+            frame) and "total".
+    """
+
+    score: float
+    map: np.ndarray
+    network_map: np.ndarray
+    inspected: tuple[int, int, int, int]
+    threshold: float | None
+    timings: dict[str, float]
+
+    @property
+    def is_anomalous(self) -> bool | None:
+        """Whether `score` is above `threshold`; None for a plan that was not calibrated."""
+        return None if self.threshold is None else self.score > self.threshold
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """Bool (H, W), where `map` is above `threshold`; None for a plan that was not calibrated."""
+        return None if self.threshold is None else self.map > self.threshold
+
+
+class Engine:
+    """A loaded plan.
+
+    Any number of engines may live in a process, and one engine may be used from many threads: calls
+    on the same engine take turns. The GIL is released while a frame is computed. The same plan,
+    machine and precision give the same bits every time, alone or in a batch.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], core: _core.Engine, plan: dict[str, Any]):
+        """Use `adfast.load`."""
+        self._core = core
+        self._path = os.fspath(path)
+        self._plan = plan
+        self._threshold = plan["calibration"].get("threshold")
+
+    def predict(self, image: Any, *, color: str = "rgb") -> Result:
+        """Inspect one frame.
+
+        Args:
+            image: uint8 array (H, W) or (H, W, 3) with any strides, read-only too; or the path of
+                an image file. Each side from 1 to 32768.
+            color: "rgb", or "bgr" as OpenCV reads; ignored for grey.
+
+        Raises:
+            FrameError: wrong dtype, shape or channel count, or an unreadable file.
+            AdfastError: the result is not a finite number.
+        """
+        return self._result(self._core.predict(_as_array(image), color))
+
+    def predict_batch(self, images: Iterable[Any], *, color: str = "rgb") -> list[Result]:
+        """Inspect frames, of any sizes, one processor core per frame where that is faster.
+
+        Arguments and errors are those of `predict`; the results are the same to the last bit.
+        """
+        arrays = [_as_array(image) for image in images]
+        return [self._result(raw) for raw in self._core.predict_batch(arrays, color)]
+
+    def warmup(self, n: int = 3) -> None:
+        """Run `n` grey frames of the network's own size, so that the first real one is not slow."""
+        if n < 0:
+            raise ArgumentError(f"[warmup] n is {n}, expected 0 or more")
+        height, width = self._core.describe()["resize"]
+        frame = np.full((height, width), 128, np.uint8)
+        for _ in range(n):
+            self._core.predict(frame, "rgb")
+
+    def self_test(self) -> dict[str, Any]:
+        """Run the plan's golden frames and compare with the maps the trained model gave.
+
+        Returns:
+            {"passed": bool, "precision": str, "tolerance": float, "frames": [{"score": float,
+            "expected_score": float, "map_error": float}, ...]}. `map_error` is the largest
+            difference from the expected map, divided by that map's maximum; a frame passes when it
+            is at most `tolerance`, and so is the score's difference, divided by the same maximum.
+        """
+        precision = self.info["precision"]
+        tolerance = self._plan["golden_info"].get(f"tolerance.{precision}")
+        frames = []
+        for golden in self._plan["golden"]:
+            result = self.predict(golden["frame"])
+            peak = float(max(golden["map"].max(), 1e-30))
+            error = float(np.abs(result.network_map - golden["map"]).max()) / peak
+            frames.append(
+                {
+                    "score": result.score,
+                    "expected_score": golden["score"],
+                    "map_error": error,
+                    "score_error": abs(result.score - golden["score"]) / peak,
+                }
+            )
+        if tolerance is None or not frames:
+            raise PlanError(f"{self._path}: holds no golden frames for precision {precision}")
+        passed = all(max(f["map_error"], f["score_error"]) <= tolerance for f in frames)
+        return {
+            "passed": passed,
+            "precision": precision,
+            "tolerance": tolerance,
+            "frames": frames,
+        }
+
+    def profile(self, image: Any, *, color: str = "rgb") -> list[dict[str, Any]]:
+        """Inspect one frame and return its steps in the order they began.
+
+        Each is {"op", "name", "kernel", "lane", "begin_ms", "ms", "gflop"}; `lane` is the thread it
+        ran on, `kernel` the implementation that was chosen.
+        """
+        return self._core.profile(_as_array(image), color)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What runs where: plan, model, precision, isa, threads, sizes, threshold, versions."""
+        fields = self._plan["fields"]
+        return {
+            **self._core.describe(),
+            "plan": self._path,
+            "plan_version": self._plan["version"],
+            "plan_precision": fields.get("precision"),
+            "model": fields.get("model"),
+            "name": fields.get("name"),
+            "threshold": self._threshold,
+            "max_fpr": self._plan["calibration"].get("max_fpr"),
+            "native_bf16": _core.native_bf16(),
+            "adfast": __version__,
+            "onednn": _core.onednn_version,
+        }
+
+    def __repr__(self) -> str:
+        """Name the plan and how it runs."""
+        info = self.info
+        return (
+            f"adfast.Engine({self._path!r}, model={info['model']!r}, "
+            f"precision={info['precision']!r}, isa={info['isa']!r}, threads={info['threads']})"
+        )
+
+    def _result(self, raw: dict[str, Any]) -> Result:
+        return Result(threshold=self._threshold, **raw)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    precision: str | None = None,
+) -> Engine:
+    """Load a plan: check every byte of it, pack its weights, plan its memory.
+
+    Args:
+        path: a plan file written by `adfast build`.
+        device: "auto" or "cpu".
+        threads: processor threads to use, 1 to 1024; 0 takes all that this process may use. Two
+            threads run the network's branches side by side; more are shared among the branches.
+        precision: "f32" or "bf16"; None takes the plan's own, or f32 where the processor has no
+            AVX-512 for bf16.
+
+    Raises:
+        PlanError: the file is damaged, altered, too new, or holds an op this version does not know.
+        ArgumentError: an unknown device or precision, or one that this machine lacks.
+        AdfastError: the file cannot be opened.
+    """
+    if device not in ("auto", "cpu"):
+        raise ArgumentError(f"device is {device!r}, expected 'auto' or 'cpu'")
+    text = os.fspath(path)
+    plan = _core.Plan(text)
+    return Engine(text, _core.Engine(plan, threads, precision or ""), plan.contents())
+
+
+def _as_array(image: Any) -> np.ndarray:
+    if isinstance(image, (str, os.PathLike)):
+        from adfast.images import read_image
+
+        return read_image(image)
+    if isinstance(image, np.ndarray):
+        return image
+    if hasattr(image, "__array_interface__") or hasattr(image, "__array__"):
+        return np.asarray(image)
+    if hasattr(image, "__dlpack__"):
+        return np.from_dlpack(image)
+    try:
+        return np.asarray(memoryview(image))
+    except TypeError:
+        raise FrameError(
+            f"[predict] image is a {type(image).__name__}, expected a uint8 array "
+            "(height, width) or (height, width, 3), or the path of an image file"
+        ) from None

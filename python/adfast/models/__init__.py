@@ -1,0 +1,79 @@
+"""The models, one file per paper, and finding them by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from adfast.errors import ModelError
+
+MODELS = ("gtrans",)
+
+
+def config_class(name: str) -> type:
+    """Return the config dataclass of a model; a ModelError names the models there are."""
+    if name == "gtrans":
+        from adfast.models.gtrans import GTransConfig
+
+        return GTransConfig
+    raise ModelError(f"model is {name!r}; choose one of {', '.join(MODELS)}")
+
+
+def create(name: str, config=None, **options):
+    """Build a model by name.
+
+    Args:
+        name: one of `MODELS`.
+        config: the model's config, its `to_dict` form, or None for the defaults.
+        **options: passed to the model's constructor.
+
+    Raises:
+        ModelError: no such model, or a config that cannot work.
+    """
+    cls = config_class(name)
+    if not isinstance(config, cls):
+        config = cls.from_dict(config or {})
+    from adfast.models.gtrans import GTrans
+
+    return GTrans(config, **options)
+
+
+def load_run(run_dir: str | Path):
+    """Load the best checkpoint of a training run.
+
+    Args:
+        run_dir: the folder `adfast train --out` wrote.
+
+    Returns:
+        The model, in eval mode on the CPU, and the run's config.json as a dict.
+
+    Raises:
+        ModelError: the folder is no run, has no checkpoint yet, or its files do not fit together.
+    """
+    from safetensors.torch import load_file
+
+    run_dir = Path(run_dir)
+    info = read_run_info(run_dir)
+    path = run_dir / "best.safetensors"
+    if not path.is_file():
+        raise ModelError(f"{run_dir} has no best.safetensors: its training has not ended an epoch")
+    model = create(info["model"], info["config"])
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:
+        raise ModelError(f"{path} does not fit {run_dir / 'config.json'}: {error}") from error
+    return model, info
+
+
+def read_run_info(run_dir: str | Path) -> dict:
+    """Read RUN/config.json; a ModelError says if the folder is no run."""
+    path = Path(run_dir) / "config.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        info["model"], info["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{run_dir} is not the folder of a training run: cannot read {path} "
+            f"({type(error).__name__}: {error}); make one with adfast train --out"
+        ) from error
+    return info

@@ -1,0 +1,208 @@
+"""The fused pieces of the models, as plain PyTorch functions.
+
+Each function with a capitalised twin in `adfast.onnx_functions` becomes, while `torch.onnx.export`
+traces it, one node of the ONNX domain `adfast`; everywhere else it is the formula below. The
+signature (inputs, their order, attributes) is that of the ONNX function.
+
+Shapes: feature maps [B, C, H, W], tokens [B, t, d]. Softmax and reductions run in float32 whatever
+autocast does around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DOMAIN = "adfast"
+VERSION = 1
+
+
+def _node(name: str, inputs: Sequence[Tensor], attrs: dict, shape: Sequence) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{name}",
+        list(inputs),
+        attrs=attrs,
+        dtype=torch.float32,
+        shape=tuple(shape),
+        version=VERSION,
+    )
+
+
+def token_attention(x: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Average the pixels of x into g tokens with learned spatial attention (GTrans eq. 1 and 3).
+
+    Args:
+        x: features [B, C, H, W].
+        weight: one row per token [g, C].
+        bias: [g].
+        scale: factor on the logits before the softmax over the H * W pixels.
+
+    Returns:
+        [B, g, C], each token a weighted mean of the pixels.
+    """
+    if torch.onnx.is_in_onnx_export():
+        shape = (x.shape[0], weight.shape[0], x.shape[1])
+        return _node("TokenAttention", (x, weight, bias), {"scale": scale}, shape)
+    pixels = x.flatten(2)  # [B, C, HW]
+    logits = torch.matmul(weight, pixels) + bias[:, None]
+    attention = (scale * logits.float()).softmax(dim=-1).to(pixels.dtype)
+    return torch.matmul(attention, pixels.transpose(1, 2))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
+    """Scaled dot-product attention, softmax(scale q k^T) v per head.
+
+    Args:
+        q: [B, tq, d].
+        k: [B, tk, d].
+        v: [B, tk, dv].
+        heads: divides d and dv.
+        scale: factor on q k^T.
+
+    Returns:
+        [B, tq, dv].
+    """
+    if torch.onnx.is_in_onnx_export():
+        shape = (q.shape[0], q.shape[1], v.shape[2])
+        return _node("Attention", (q, k, v), {"heads": heads, "scale": scale}, shape)
+    q, k, v = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    logits = torch.matmul(q, k.transpose(2, 3))
+    weights = (scale * logits.float()).softmax(dim=-1).to(v.dtype)
+    return torch.matmul(weights, v).transpose(1, 2).flatten(2)
+
+
+def projector_attention(
+    query_features: Tensor,
+    features: Tensor,
+    query_weight: Tensor,
+    query_bias: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+) -> Tensor:
+    """Let every pixel read from a few tokens and add what it read (GTrans eq. 12).
+
+    Args:
+        query_features: what the pixels ask with [B, C, H, W].
+        features: what the answer is added to [B, C, H, W].
+        query_weight: [d, C].
+        query_bias: [d].
+        key: [B, t, d].
+        value: [B, t, C].
+        scale: factor on the logits before the softmax over the t tokens.
+
+    Returns:
+        [B, C, H, W].
+    """
+    if torch.onnx.is_in_onnx_export():
+        inputs = (query_features, features, query_weight, query_bias, key, value)
+        return _node("ProjectorAttention", inputs, {"scale": scale}, features.shape)
+    query = torch.matmul(query_weight, query_features.flatten(2)) + query_bias[:, None]
+    logits = torch.matmul(key, query)  # [B, t, HW]
+    weights = (scale * logits.float()).softmax(dim=1).to(value.dtype)
+    return features + torch.matmul(value.transpose(1, 2), weights).unflatten(2, features.shape[2:])
+
+
+def score_map(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compare two feature maps per pixel and as a whole (GTrans eq. 15-17).
+
+    Args:
+        a: [B, C, H, W].
+        b: [B, C, H, W].
+
+    Returns:
+        map [B, 1, H, W] (half the squared distance of each pixel, divided by H * W),
+        mse [B] (sum of all squared differences, divided by H * W),
+        cos [B] (1 - cosine of the two flattened maps; 0..2). All float32.
+    """
+    if torch.onnx.is_in_onnx_export():
+        batch, _, height, width = a.shape
+        return tuple(
+            torch.onnx.ops.symbolic_multi_out(
+                f"{DOMAIN}::ScoreMap",
+                [a, b],
+                dtypes=(torch.float32,) * 3,
+                shapes=((batch, 1, height, width), (batch,), (batch,)),
+                version=VERSION,
+            )
+        )
+    a, b = a.float(), b.float()
+    pixels = a.shape[2] * a.shape[3]
+    squared = (a - b).square().sum(dim=1, keepdim=True)
+    norms = (a.square().sum(dim=(1, 2, 3)) * b.square().sum(dim=(1, 2, 3))).sqrt()
+    cosine = (a * b).sum(dim=(1, 2, 3)) / norms.clamp_min(1e-12)
+    return 0.5 * squared / pixels, squared.sum(dim=(1, 2, 3)) / pixels, 1 - cosine
+
+
+def fuse_maps(
+    maps: Sequence[Tensor],
+    mses: Sequence[Tensor],
+    coses: Sequence[Tensor],
+    alpha_scale: Tensor,
+    mode: int,
+    size: tuple[int, int],
+) -> Tensor:
+    """Resize, weigh and combine the maps of three layers (GTrans eq. 18-19, table 7).
+
+    Args:
+        maps: three maps [B, 1, h_l, w_l].
+        mses: alpha_mse of the three layers, each [B].
+        coses: alpha_cos of the three layers, each [B].
+        alpha_scale: lambda of eq. 18 per layer [3].
+        mode: 1..6 for P1..P6 of table 7.
+        size: height and width of the result.
+
+    Returns:
+        [B, 1, height, width].
+    """
+    if torch.onnx.is_in_onnx_export():
+        inputs = [t for layer in zip(maps, mses, coses, strict=True) for t in layer]
+        attrs = {"mode": mode, "height": size[0], "width": size[1]}
+        shape = (maps[0].shape[0], 1, *size)
+        return _node("FuseMaps", [*inputs, alpha_scale], attrs, shape)
+    weighted = []
+    for i in range(3):
+        scaled = alpha_scale[i] * coses[i]
+        total = mses[i] + scaled
+        # Equal features give 0 / 0; a layer without any difference weighs nothing.
+        alpha = torch.where(total > 0, scaled * mses[i] / total, 0.0)
+        resized = F.interpolate(maps[i], size=size, mode="bilinear", align_corners=False)
+        weighted.append(alpha[:, None, None, None] * resized)
+    m1, m2, m3 = weighted
+    match mode:
+        case 1:
+            return m3
+        case 2:
+            return m1 * m3
+        case 3:
+            return m2 * m3
+        case 4:
+            return m1 + m2 + m3
+        case 5:
+            return m1 * m2 * m3
+        case 6:
+            return m1 * m3 + m2 * m3
+    raise ValueError(f"[fuse_maps] mode is {mode}, expected 1..6")
+
+
+def gaussian_kernel(sigma: float, radius: int) -> Tensor:
+    """Samples of a Gaussian at -radius..radius, normalised to sum 1: float32 [2 * radius + 1]."""
+    x = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (x / sigma).square())
+    return (kernel / kernel.sum()).float()
+
+
+def gaussian_blur(x: Tensor, kernel: Tensor) -> Tensor:
+    """Blur x [B, 1, H, W] with a separable kernel [k], k odd and k // 2 < min(H, W).
+
+    The border is mirrored without repeating the edge pixel ("reflect").
+    """
+    if torch.onnx.is_in_onnx_export():
+        return _node("GaussianBlur", (x, kernel), {"border": "reflect"}, x.shape)
+    radius = kernel.shape[0] // 2
+    x = F.pad(x, (radius, radius, radius, radius), mode="reflect")
+    x = F.conv2d(x, kernel.view(1, 1, -1, 1))
+    return F.conv2d(x, kernel.view(1, 1, 1, -1))

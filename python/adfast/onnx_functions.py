@@ -1,0 +1,200 @@
+"""The ONNX functions of the domain `adfast`: each body is standard operators of opset 18 only.
+
+So a model that uses them runs as it is in ONNX Runtime, and anywhere else after
+`onnx.inliner.inline_local_functions`, while our compiler sees one node where others see twenty.
+Needs onnx, not torch. The formulas stand in `adfast.models.layers`.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx.parser
+
+DOMAIN = "adfast"
+VERSION = 1
+OPSET = 18
+
+_HEADER = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}]>'
+
+# Shapes in the bodies: 0 keeps a dimension, -1 infers it.
+_BODIES = {
+    "TokenAttention": """
+TokenAttention <scale> (x, weight, bias) => (tokens)
+{
+    flat_shape = Constant <value_ints = [0, 0, -1]> ()
+    pixels = Reshape (x, flat_shape)
+    products = MatMul (weight, pixels)
+    last = Constant <value_ints = [-1]> ()
+    bias_column = Unsqueeze (bias, last)
+    logits = Add (products, bias_column)
+    factor = Constant <value_float: float = @scale> ()
+    scaled = Mul (logits, factor)
+    attention = Softmax <axis = -1> (scaled)
+    pixels_t = Transpose <perm = [0, 2, 1]> (pixels)
+    tokens = MatMul (attention, pixels_t)
+}""",
+    "Attention": """
+Attention <heads, scale> (q, k, v) => (y)
+{
+    head_count = Constant <value_int: int = @heads> ()
+    first = Constant <value_ints = [0]> ()
+    head_vector = Unsqueeze (head_count, first)
+    keep_two = Constant <value_ints = [0, 0]> ()
+    infer = Constant <value_ints = [-1]> ()
+    split_shape = Concat <axis = 0> (keep_two, head_vector, infer)
+    q4 = Reshape (q, split_shape)
+    k4 = Reshape (k, split_shape)
+    v4 = Reshape (v, split_shape)
+    qh = Transpose <perm = [0, 2, 1, 3]> (q4)
+    kh = Transpose <perm = [0, 2, 3, 1]> (k4)
+    vh = Transpose <perm = [0, 2, 1, 3]> (v4)
+    products = MatMul (qh, kh)
+    factor = Constant <value_float: float = @scale> ()
+    scaled = Mul (products, factor)
+    weights = Softmax <axis = -1> (scaled)
+    attended = MatMul (weights, vh)
+    joined = Transpose <perm = [0, 2, 1, 3]> (attended)
+    flat_shape = Constant <value_ints = [0, 0, -1]> ()
+    y = Reshape (joined, flat_shape)
+}""",
+    "ProjectorAttention": """
+ProjectorAttention <scale>
+    (query_features, features, query_weight, query_bias, key, value) => (y)
+{
+    flat_shape = Constant <value_ints = [0, 0, -1]> ()
+    pixels = Reshape (query_features, flat_shape)
+    products = MatMul (query_weight, pixels)
+    last = Constant <value_ints = [-1]> ()
+    bias_column = Unsqueeze (query_bias, last)
+    query = Add (products, bias_column)
+    logits = MatMul (key, query)
+    factor = Constant <value_float: float = @scale> ()
+    scaled = Mul (logits, factor)
+    weights = Softmax <axis = 1> (scaled)
+    value_t = Transpose <perm = [0, 2, 1]> (value)
+    read = MatMul (value_t, weights)
+    shape = Shape (features)
+    read_map = Reshape (read, shape)
+    y = Add (features, read_map)
+}""",
+    "ScoreMap": """
+ScoreMap (a, b) => (distance, mse, cos)
+{
+    channel = Constant <value_ints = [1]> ()
+    whole = Constant <value_ints = [1, 2, 3]> ()
+    shape = Shape (a)
+    two = Constant <value_ints = [2]> ()
+    four = Constant <value_ints = [4]> ()
+    sides = Slice (shape, two, four)
+    pixels_i = ReduceProd <keepdims = 0> (sides)
+    pixels = Cast <to = 1> (pixels_i)
+    difference = Sub (a, b)
+    squares = Mul (difference, difference)
+    squared = ReduceSum <keepdims = 1> (squares, channel)
+    half = Constant <value_float = 0.5> ()
+    halved = Mul (squared, half)
+    distance = Div (halved, pixels)
+    total = ReduceSum <keepdims = 0> (squared, whole)
+    mse = Div (total, pixels)
+    products = Mul (a, b)
+    dot = ReduceSum <keepdims = 0> (products, whole)
+    aa = Mul (a, a)
+    bb = Mul (b, b)
+    a_norm = ReduceSum <keepdims = 0> (aa, whole)
+    b_norm = ReduceSum <keepdims = 0> (bb, whole)
+    norms_squared = Mul (a_norm, b_norm)
+    norms = Sqrt (norms_squared)
+    tiny = Constant <value_float = 1e-12> ()
+    divisor = Max (norms, tiny)
+    cosine = Div (dot, divisor)
+    one = Constant <value_float = 1.0> ()
+    cos = Sub (one, cosine)
+}""",
+    "GaussianBlur": """
+GaussianBlur <border> (x, kernel) => (y)
+{
+    size = Shape (kernel)
+    two = Constant <value_ints = [2]> ()
+    radius = Div (size, two)
+    none = Constant <value_ints = [0, 0]> ()
+    pads = Concat <axis = 0> (none, radius, radius, none, radius, radius)
+    padded = Pad <mode: string = @border> (x, pads)
+    column_shape = Constant <value_ints = [1, 1, -1, 1]> ()
+    row_shape = Constant <value_ints = [1, 1, 1, -1]> ()
+    column = Reshape (kernel, column_shape)
+    row = Reshape (kernel, row_shape)
+    blurred = Conv (padded, column)
+    y = Conv (blurred, row)
+}""",
+}
+
+_FUSE_LAYER = """
+    index{l} = Constant <value_int = {i}> ()
+    lambda{l} = Gather <axis = 0> (alpha_scale, index{l})
+    scaled{l} = Mul (cos{l}, lambda{l})
+    sum{l} = Add (mse{l}, scaled{l})
+    product{l} = Mul (scaled{l}, mse{l})
+    positive{l} = Greater (sum{l}, zero)
+    divisor{l} = Where (positive{l}, sum{l}, one)
+    quotient{l} = Div (product{l}, divisor{l})
+    alpha{l} = Where (positive{l}, quotient{l}, zero)
+    alpha_map{l} = Unsqueeze (alpha{l}, inner)
+    resized{l} = Resize <axes = [2, 3], mode = "linear",
+        coordinate_transformation_mode = "half_pixel"> (map{l}, , , size)
+    m{l} = Mul (alpha_map{l}, resized{l})"""
+
+# Table 7 of the GTrans paper: mode -> (layers that are used, how they are combined).
+_FUSIONS = {
+    1: ((3,), "y = Identity (m3)"),
+    2: ((1, 3), "y = Mul (m1, m3)"),
+    3: ((2, 3), "y = Mul (m2, m3)"),
+    4: ((1, 2, 3), "m12 = Add (m1, m2)\n    y = Add (m12, m3)"),
+    5: ((1, 2, 3), "m12 = Mul (m1, m2)\n    y = Mul (m12, m3)"),
+    6: ((1, 2, 3), "m13 = Mul (m1, m3)\n    m23 = Mul (m2, m3)\n    y = Add (m13, m23)"),
+}
+
+
+def _fuse_maps_body(mode: int) -> str:
+    used, combine = _FUSIONS[mode]
+    steps = "".join(_FUSE_LAYER.format(l=layer, i=layer - 1) for layer in used)
+    return f"""
+FuseMaps <mode, height, width>
+    (map1, mse1, cos1, map2, mse2, cos2, map3, mse3, cos3, alpha_scale) => (y)
+{{
+    first = Constant <value_ints = [0]> ()
+    inner = Constant <value_ints = [1, 2, 3]> ()
+    zero = Constant <value_float = 0.0> ()
+    one = Constant <value_float = 1.0> ()
+    h = Constant <value_int: int = @height> ()
+    w = Constant <value_int: int = @width> ()
+    h1 = Unsqueeze (h, first)
+    w1 = Unsqueeze (w, first)
+    size = Concat <axis = 0> (h1, w1){steps}
+    {combine}
+}}"""
+
+
+def function(name: str, *, mode: int = 6) -> onnx.FunctionProto:
+    """Return one function of the domain.
+
+    Args:
+        name: TokenAttention, Attention, ProjectorAttention, ScoreMap, FuseMaps or GaussianBlur.
+        mode: fusion mode 1..6 that FuseMaps is written for; the others ignore it.
+
+    Raises:
+        KeyError: no such function or mode.
+    """
+    body = _fuse_maps_body(mode) if name == "FuseMaps" else _BODIES[name]
+    return onnx.parser.parse_function(_HEADER + body)
+
+
+def append_functions(model: onnx.ModelProto) -> None:
+    """Give a model, in place, the body of every `adfast` function that its graph calls."""
+    present = {f.name for f in model.functions if f.domain == DOMAIN}
+    for node in model.graph.node:
+        if node.domain == DOMAIN and node.op_type not in present:
+            present.add(node.op_type)
+            mode = next((a.i for a in node.attribute if a.name == "mode"), 6)
+            model.functions.append(function(node.op_type, mode=mode))
+    if present and DOMAIN not in {opset.domain for opset in model.opset_import}:
+        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
