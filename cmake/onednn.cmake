@@ -41,14 +41,14 @@ else()
   endif()
 endif()
 
-# Installs the libraries above under the names they are looked up by, without their debug symbols.
-function(adfast_install_runtime destination component)
+# Installs the libraries above under the names they are looked up by.
+function(adfast_install_runtime destination)
   foreach(library ${ADFAST_RUNTIME_LIBRARIES})
     if(library MATCHES "libgomp")
       set(name libgomp.so.1)
     else()
       set(name libdnnl.so.3)
     endif()
-    install(PROGRAMS ${library} DESTINATION ${destination} RENAME ${name} COMPONENT ${component})
+    install(PROGRAMS ${library} DESTINATION ${destination} RENAME ${name})
   endforeach()
 endfunction()

@@ -50,19 +50,23 @@ static inline void rows_weighted(const uint8_t* src, ptrdiff_t row_stride, const
   for (int k = 0; k < kVectors; k++) store(out + k * kLanes, acc[k], lanes);
 }
 
-// One output row of the vertical pass.
-static inline void frame_row_down(const FrameArgs& a, const FrameLayout& layout, int64_t y,
-                                  float* out) {
-  constexpr int kVectors = 4;
-  const uint8_t* src = a.src + layout.start + a.y.first[y] * a.row_stride;
-  const float* weight = a.y.weight + y * a.y.taps;
-  int64_t i = 0;
-  for (; i + kVectors * kLanes <= layout.bytes; i += kVectors * kLanes) {
-    rows_weighted<kVectors>(src + i, a.row_stride, weight, a.y.taps, out + i, All{});
+// `rows` output rows of a colour frame, one after the other. Converting each source row once for all of
+// them was tried: the bookkeeping costs what it saves.
+static inline void colour_rows_down(const FrameArgs& a, const FrameLayout& layout, int64_t y,
+                                    int64_t rows, float* out, int64_t row_size) {
+  constexpr int kVectors = kLanes == 1 ? 16 : 4;  // one float each: left to the compiler to combine
+  for (int64_t r = 0; r < rows; r++) {
+    const uint8_t* src = a.src + layout.start + a.y.first[y + r] * a.row_stride;
+    const float* weight = a.y.weight + (y + r) * a.y.taps;
+    float* row = out + r * row_size;
+    int64_t i = 0;
+    for (; i + kVectors * kLanes <= layout.bytes; i += kVectors * kLanes) {
+      rows_weighted<kVectors>(src + i, a.row_stride, weight, a.y.taps, row + i, All{});
+    }
+    over(layout.bytes - i, [&](int64_t j, auto lanes) {
+      rows_weighted<1>(src + i + j, a.row_stride, weight, a.y.taps, row + i + j, lanes);
+    });
   }
-  over(layout.bytes - i, [&](int64_t j, auto lanes) {
-    rows_weighted<1>(src + i + j, a.row_stride, weight, a.y.taps, out + i + j, lanes);
-  });
 }
 
 // Four output rows of a grey frame, interleaved: out[4 * i + r]. A missing row repeats the last.
@@ -95,9 +99,9 @@ static inline void packed_rows_down(const FrameArgs& a, int64_t y, int64_t rows,
     over(bytes, [&](int64_t i, auto lanes) { store(out + r * row_size + i, set1(0.0f), lanes); });
   }
   for (int64_t s = begin; s < end; s++) {
-    const uint8_t* pixel = a.src + s * a.row_stride;
-    for (int64_t i = 0; i < bytes; i += 3, pixel += a.pixel_stride) {
-      for (int c = 0; c < 3; c++) packed[i + c] = pixel[a.channel_offset[c]];
+    for (int c = 0; c < 3; c++) {
+      const uint8_t* pixel = a.src + s * a.row_stride + a.channel_offset[c];
+      for (int64_t i = c; i < bytes; i += 3, pixel += a.pixel_stride) packed[i] = *pixel;
     }
     for (int64_t r = 0; r < rows; r++) {
       int64_t tap = s - a.y.first[y + r];
@@ -111,37 +115,51 @@ static inline void packed_rows_down(const FrameArgs& a, int64_t y, int64_t rows,
   }
 }
 
-// Stores three channels at pixel x of a row of `size`; all but the last may spill over the next pixel's
-// first channel, which comes after.
+// Output pixels of up to four rows in f32, before they are stored in the type asked for. Pixels are
+// written as vectors of four that spill over the next pixel's first channel, which comes after.
+constexpr int64_t kFrameColumns = 64;
+struct FrameBlock {
+  float row[kFrameRows][3 * kFrameColumns + 4];
+};
+
 template <class T>
-static inline void store_pixel(T* row, int64_t x, int64_t size, Four v) {
-  if (x + 1 < size) return store4(row + 3 * x, v);
-  T last[4];
-  store4(last, v);
-  memcpy(row + 3 * x, last, 3 * sizeof(T));
+static inline void store_block(const FrameArgs& a, const FrameBlock& block, int64_t y, int64_t rows,
+                               int64_t x, int64_t columns) {
+  for (int64_t r = 0; r < rows; r++) {
+    T* out = static_cast<T*>(a.dst) + ((y + r) * a.x.size + x) * 3;
+    over(3 * columns,
+         [&](int64_t i, auto lanes) { store(out + i, load(block.row[r] + i, lanes), lanes); });
+  }
 }
 
-// kRows output rows of a colour frame from the rows of the vertical pass.
-template <int kRows, class T>
-static inline void frame_rows_across(const FrameArgs& a, const FrameLayout& layout,
-                                     const float* rows, int64_t row_size, int64_t y) {
+// `rows` <= 4 output rows of a colour frame from the rows of the vertical pass.
+template <class T>
+static inline void colour_rows_across(const FrameArgs& a, const FrameLayout& layout,
+                                      const float* tall, int64_t row_size, int64_t y,
+                                      int64_t rows) {
   float scales[4] = {a.scale[0], a.scale[1], a.scale[2], 0};
   float biases[4] = {a.bias[0], a.bias[1], a.bias[2], 0};
   Four scale = load4(scales), bias = load4(biases);
-  int64_t size = a.x.size, taps = a.x.taps;
-  T* dst = static_cast<T*>(a.dst) + y * size * 3;
   const float zeros[4] = {};
-  for (int64_t x = 0; x < size; x++) {
-    const float* weight = a.x.weight + x * taps;
-    const float* p = rows + layout.origin + a.x.first[x] * layout.step;
-    Four acc[kRows];
-    for (int r = 0; r < kRows; r++) acc[r] = load4(zeros);
-    for (int64_t t = 0; t < taps; t++, p += layout.step) {
-      for (int r = 0; r < kRows; r++) acc[r] = fma4(weight[t], load4(p + r * row_size), acc[r]);
+  int64_t taps = a.x.taps;
+  FrameBlock block;
+  for (int64_t begin = 0; begin < a.x.size; begin += kFrameColumns) {
+    int64_t columns = smaller(kFrameColumns, a.x.size - begin);
+    for (int64_t x = 0; x < columns; x++) {
+      const float* weight = a.x.weight + (begin + x) * taps;
+      const float* p = tall + layout.origin + a.x.first[begin + x] * layout.step;
+      Four acc[kFrameRows];
+      for (int r = 0; r < kFrameRows; r++) acc[r] = load4(zeros);
+      for (int64_t t = 0; t < taps; t++, p += layout.step) {
+        for (int r = 0; r < kFrameRows; r++) {
+          acc[r] = fma4(weight[t], load4(p + r * row_size), acc[r]);
+        }
+      }
+      for (int r = 0; r < kFrameRows; r++) {
+        store4(block.row[r] + 3 * x, fma4(permute4(acc[r], layout.order), scale, bias));
+      }
     }
-    for (int r = 0; r < kRows; r++) {
-      store_pixel(dst + r * size * 3, x, size, fma4(permute4(acc[r], layout.order), scale, bias));
-    }
+    store_block<T>(a, block, y, rows, begin, columns);
   }
 }
 
@@ -152,19 +170,23 @@ static inline void grey_rows_across(const FrameArgs& a, const FrameLayout& layou
   float scales[4] = {a.scale[0], a.scale[1], a.scale[2], 0};
   float biases[4] = {a.bias[0], a.bias[1], a.bias[2], 0};
   Four scale = load4(scales), bias = load4(biases);
-  int64_t size = a.x.size, taps = a.x.taps;
-  T* dst = static_cast<T*>(a.dst) + y * size * 3;
   const float zeros[4] = {};
-  for (int64_t x = 0; x < size; x++) {
-    const float* weight = a.x.weight + x * taps;
-    const float* p = interleaved + 4 * (layout.origin + a.x.first[x] * layout.step);
-    Four acc = load4(zeros);
-    for (int64_t t = 0; t < taps; t++) acc = fma4(weight[t], load4(p + 4 * t * layout.step), acc);
-    float values[4];
-    store4(values, acc);
-    for (int64_t r = 0; r < rows; r++) {
-      store_pixel(dst + r * size * 3, x, size, fma4(values[r], scale, bias));
+  int64_t taps = a.x.taps;
+  FrameBlock block;
+  for (int64_t begin = 0; begin < a.x.size; begin += kFrameColumns) {
+    int64_t columns = smaller(kFrameColumns, a.x.size - begin);
+    for (int64_t x = 0; x < columns; x++) {
+      const float* weight = a.x.weight + (begin + x) * taps;
+      const float* p = interleaved + 4 * (layout.origin + a.x.first[begin + x] * layout.step);
+      Four acc = load4(zeros);
+      for (int64_t t = 0; t < taps; t++) acc = fma4(weight[t], load4(p + 4 * t * layout.step), acc);
+      float values[4];
+      store4(values, acc);
+      for (int64_t r = 0; r < kFrameRows; r++) {
+        store4(block.row[r] + 3 * x, fma4(values[r], scale, bias));
+      }
     }
+    store_block<T>(a, block, y, rows, begin, columns);
   }
 }
 
@@ -186,17 +208,9 @@ static void frame_of(const FrameArgs& a) {
     if (layout.packed) {
       packed_rows_down(a, y, rows, a.scratch, row_size, packed);
     } else {
-      for (int64_t r = 0; r < rows; r++) {
-        frame_row_down(a, layout, y + r, a.scratch + r * row_size);
-      }
+      colour_rows_down(a, layout, y, rows, a.scratch, row_size);
     }
-    if (rows == kFrameRows) {
-      frame_rows_across<kFrameRows, T>(a, layout, a.scratch, row_size, y);
-    } else {
-      for (int64_t r = 0; r < rows; r++) {
-        frame_rows_across<1, T>(a, layout, a.scratch + r * row_size, row_size, y + r);
-      }
-    }
+    colour_rows_across<T>(a, layout, a.scratch, row_size, y, rows);
   }
 }
 

@@ -57,19 +57,17 @@ static inline void store4(float* p, Four f) { _mm_storeu_ps(p, f); }
 static inline Four fma4(float a, Four b, Four c) { return _mm_fmadd_ps(_mm_set1_ps(a), b, c); }
 static inline Four fma4(Four a, Four b, Four c) { return _mm_fmadd_ps(a, b, c); }
 
-// 32-bit lanes whose upper halves are v rounded to the nearest bf16, ties to even. A NaN keeps its
-// payload's top bits and becomes quiet: rounding up could carry it into infinity or zero.
-static inline __m128i bf16_high(__m128 v) {
-  __m128i bits = _mm_castps_si128(v);
-  __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
-  __m128i rounded = _mm_add_epi32(bits, _mm_add_epi32(odd, _mm_set1_epi32(0x7fff)));
-  __m128i quiet = _mm_or_si128(bits, _mm_set1_epi32(0x400000));
-  return _mm_castps_si128(_mm_blendv_ps(_mm_castsi128_ps(rounded), _mm_castsi128_ps(quiet),
-                                        _mm_cmpunord_ps(v, v)));
-}
-static inline void store4(Bf16* p, Four f) {
-  __m128i words = _mm_srli_epi32(bf16_high(f), 16);
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(words, words));
+// Eight floats rounded to the nearest bf16, ties to even. A NaN keeps its payload's top bits and becomes
+// quiet: rounding up could carry it into infinity or zero.
+static inline __m128i to_bf16x8(__m256 v) {
+  __m256i bits = _mm256_castps_si256(v);
+  __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  __m256i words = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08);
+  return _mm256_castsi256_si128(packed);
 }
 
 }  // namespace adfast::kernels::ADFAST_ISA

@@ -44,9 +44,7 @@ static inline void store(float* p, Vec v, Some lanes) {
   _mm256_maskstore_ps(p, first_lanes(lanes.n), v);
 }
 static inline void store(Bf16* p, Vec v, All = {}) {
-  __m128i low = _mm_srli_epi32(bf16_high(_mm256_castps256_ps128(v)), 16);
-  __m128i high = _mm_srli_epi32(bf16_high(_mm256_extractf128_ps(v, 1)), 16);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(low, high));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bf16x8(v));
 }
 static inline void store(Bf16* p, Vec v, Some lanes) {
   alignas(16) Bf16 words[8];

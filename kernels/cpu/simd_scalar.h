@@ -124,9 +124,6 @@ static inline Four permute4(Four f, const Order4& o) {
   return {{f.v[o.lane[0]], f.v[o.lane[1]], f.v[o.lane[2]], f.v[o.lane[3]]}};
 }
 static inline void store4(float* p, Four f) { memcpy(p, f.v, sizeof f.v); }
-static inline void store4(Bf16* p, Four f) {
-  for (int i = 0; i < 4; i++) store(p + i, f.v[i]);
-}
 static inline Four fma4(float a, Four b, Four c) {
   for (int i = 0; i < 4; i++) c.v[i] += a * b.v[i];
   return c;

@@ -28,8 +28,8 @@ def measure(
         warmup: seconds of calls that are not counted; at least 3.
 
     Returns:
-        A dict in JSON's terms: "calls", "frames_per_second", "stages" (ms per frame for the engine's own stages, ms per
-        call for "call"), "machine", "protocol".
+        A dict in JSON's terms: "calls", "frames_per_second", "stages" (ms per frame for the
+        engine's own stages, ms per call for "call"), "machine", "protocol".
     """
     if batch < 1 or not seconds > 0:
         raise AdfastError(f"bench: batch is {batch}, seconds {seconds}; both must be positive")
@@ -54,16 +54,17 @@ def measure(
         "engine": {key: _plain(info[key]) for key in kept if key in info},
         "machine": {**machine(), "load_average_before": load},
         "protocol": (
-            f"one caller, {'predict' if batch == 1 else f'predict_batch of {batch}'} in a closed loop for "
-            f"{elapsed:.1f} s after {len(warm)} warm-up calls; the same uint8 frame in memory, decoding not "
-            "counted, pre- and post-processing and the map in frame resolution counted; "
-            "call: wall clock around the Python call, stages: the engine's own clocks, per frame"
+            f"one caller, {'predict' if batch == 1 else f'predict_batch of {batch}'} in a closed "
+            f"loop for {elapsed:.1f} s after {len(warm)} warm-up calls; the same uint8 frame in "
+            "memory, decoding not counted; pre- and post-processing and the map in frame "
+            "resolution counted; call: wall clock around the Python call, stages: the engine's "
+            "own clocks, per frame"
         ),
     }
 
 
 def summarize(values: np.ndarray) -> dict[str, float | None]:
-    """Summarize latencies, milliseconds; a percentile is None when fewer than 1 of its tail was seen."""
+    """Summarize latencies in ms; a percentile is None when not even one call lies beyond it."""
     out: dict[str, float | None] = {"min": float(values.min()), "mean": float(values.mean())}
     for percentile in PERCENTILES:
         seen = values.size * (100 - percentile) / 100 >= 1
@@ -114,7 +115,10 @@ def lines(report: dict[str, Any]) -> list[str]:
         cells = ("–" if summary[c] is None else f"{summary[c]:.3f}" for c in columns)
         out.append(name.ljust(10) + "".join(cell.rjust(9) for cell in cells))
     out.append("")
-    out.append(f"{report['frames_per_second']:.1f} frames/s, {report['calls']} calls, batch {report['batch']}")
+    out.append(
+        f"{report['frames_per_second']:.1f} frames/s, {report['calls']} calls, batch "
+        f"{report['batch']}"
+    )
     out.append(
         f"{host['processor']}, {host['cores']} cores usable, load {host['load_average_before']}; "
         + ", ".join(f"{key} {value}" for key, value in engine.items())
@@ -125,7 +129,9 @@ def lines(report: dict[str, Any]) -> list[str]:
     return out
 
 
-def _repeat(call: Any, seconds: float, least: int) -> tuple[list[float], dict[str, list[float]], float]:
+def _repeat(
+    call: Any, seconds: float, least: int
+) -> tuple[list[float], dict[str, list[float]], float]:
     calls: list[float] = []
     stages: dict[str, list[float]] = {}
     begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The `adfast` command. Each sub-command is a module of `adfast.commands`, imported only when it is called."""
+"""The `adfast` command. A sub-command is a module of `adfast.commands`, imported when called."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from adfast.errors import AdfastError
 
 #: Command, what it does, an example. In the order of a model's life.
 COMMANDS = (
-    ("demo", "generate images, train, build, predict and evaluate, all in one", "adfast demo --out demo"),
+    (
+        "demo",
+        "generate images, train, build, predict and evaluate, all in one",
+        "adfast demo --out demo",
+    ),
     (
         "train",
         "train a model on a folder of good images",
@@ -40,27 +44,32 @@ COMMANDS = (
         "measure on labelled images: AUROC, AUPRO, F1-max, verdicts",
         "adfast eval screws.plan --data data/screws --out report",
     ),
-    ("bench", "measure latency by stage, in percentiles", "adfast bench screws.plan --image part.png"),
+    (
+        "bench",
+        "measure latency by stage, in percentiles",
+        "adfast bench screws.plan --image part.png",
+    ),
 )
 
 _LIFE = """the life of a model:
-  adfast train gtrans --data DATA --out RUN     learns from DATA/train/good           needs adfast[train]
-  adfast build RUN -o model.plan                compiles, calibrates, checks parity   needs adfast[train]
-  adfast info model.plan                        what is in the plan
-  adfast selftest model.plan                    does this machine compute what the plan promises?
-  adfast predict model.plan IMAGES -o out       scores, verdicts, overlays, maps
-  adfast eval model.plan --data DATA            metrics on DATA/test
-  adfast bench model.plan                       latency on this machine
+  adfast train gtrans --data DATA --out RUN     learns from DATA/train/good           needs
+  adfast[train] adfast build RUN -o model.plan                compiles, calibrates, checks parity
+  needs adfast[train] adfast info model.plan                        what is in the plan adfast
+  selftest model.plan                    does this machine compute what the plan promises? adfast
+  predict model.plan IMAGES -o out       scores, verdicts, overlays, maps adfast eval model.plan
+  --data DATA            metrics on DATA/test adfast bench model.plan                       latency
+  on this machine
 
 A plan is one file; the machine on the line needs it, adfast and numpy, nothing else.
 "adfast COMMAND --help" explains a command and gives an example.
 
-exit codes: 0 done, 1 an error (one message on stderr), 2 wrong usage, 3 predict: some images could not be read,
+exit codes: 0 done, 1 an error (one message on stderr), 2 wrong usage, 3 predict: some images could
+not be read,
 130 interrupted"""
 
 # Optional packages and the extra that brings them.
 _EXTRAS = {
-    "torch": "train", "torchvision": "train", "timm": "train", "safetensors": "train", "rich": "train",
+    "torch": "train", "timm": "train", "safetensors": "train", "rich": "train",
     "onnx": "compile", "onnxscript": "train", "onnxruntime": "train",
     "scipy": "eval", "sklearn": "eval", "PIL": "images",
 }  # fmt: skip
@@ -78,7 +87,8 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Make the parser; only `command`'s own module is imported, for its arguments."""
     parser = argparse.ArgumentParser(
         prog="adfast",
-        description="Visual anomaly detection: learn from good images, run as fast as the machine allows.",
+        description="Visual anomaly detection: learn from good images, run as fast as the machine "
+        "allows.",
         epilog=_LIFE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -108,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args = make_parser(command).parse_args(argv)
         except SystemExit as stop:  # argparse exits; a function should return
+            sys.stdout.flush()
             return stop.code if isinstance(stop.code, int) else 2
         code = _module(args.command).run(args)
         sys.stdout.flush()

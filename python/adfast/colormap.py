@@ -1,7 +1,7 @@
 """The colours of anomaly maps: dark violet to red to pale yellow, lightness rising evenly.
 
-The table is computed, not listed: a path through Oklch (Ottosson, 2020) whose lightness is linear, so equal
-steps of the map look like equal steps and a grey print keeps the order.
+The table is computed, not listed: a path through Oklch (Ottosson, 2020) whose lightness is linear,
+so equal steps of the map look like equal steps and a grey print keeps the order.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ import numpy as np
 
 # Oklab to linear sRGB, in two steps around a cube (Ottosson, "A perceptual color space", 2020).
 _LAB_TO_LMS = np.array(
-    [[1.0, 0.3963377774, 0.2158037573], [1.0, -0.1055613458, -0.0638541728], [1.0, -0.0894841775, -1.2914855480]]
+    [
+        [1.0, 0.3963377774, 0.2158037573],
+        [1.0, -0.1055613458, -0.0638541728],
+        [1.0, -0.0894841775, -1.2914855480],
+    ]
 )
 _LMS_TO_RGB = np.array(
     [

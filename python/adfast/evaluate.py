@@ -1,13 +1,13 @@
 """Evaluate an engine on a labelled folder in the MVTec AD layout.
 
-    DATA/test/good/*.png               images without defect
-    DATA/test/<defect>/*.png           images with one kind of defect each
-    DATA/ground_truth/<defect>/<stem>_mask.png (or <stem>.png): not zero on the defect; may be left out
+    DATA/test/good/*.png               images without defect DATA/test/<defect>/*.png
+    images with one kind of defect each DATA/ground_truth/<defect>/<stem>_mask.png (or <stem>.png):
+    not zero on the defect; may be left out
 
-Pixel metrics cover the rectangle of the frame that the engine inspects (a centre crop leaves a margin out), at the
-frame's resolution. Defective images whose mask is empty there stay in the image metrics, leave the pixel
-metrics, and are counted. The plan's threshold comes from normal images of the training side; it is judged here,
-never set.
+Pixel metrics cover the rectangle of the frame that the engine inspects (a centre crop leaves a
+margin out), at the frame's resolution. Defective images whose mask is empty there stay in the image
+metrics, leave the pixel metrics, and are counted. The plan's threshold comes from normal images of
+the training side; it is judged here, never set.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ def find_samples(root: Path, only: Path | None = None) -> list[tuple[Path, str, 
 
     Args:
         root: data set folder.
-        only: text file of image paths relative to `root`, one a line, to take instead of all of `root`/test.
+        only: text file of image paths relative to `root`, one a line, to take instead of all of
+            `root`/test.
 
     Raises:
-        DataError: the layout is not there, a listed image is missing, a defective image has no mask where others
-            have, or only good or only defective images remain.
+        DataError: the layout is not there, a listed image is missing, a defective image has no mask
+            where others have, or only good or only defective images remain.
     """
     samples = test_set(root, only)
     defective = sum(label != "good" for _, label, _ in samples)
@@ -60,10 +61,12 @@ def find_samples(root: Path, only: Path | None = None) -> list[tuple[Path, str, 
     if (root / "ground_truth").is_dir():
         without = [path for path, label, mask in samples if label != "good" and mask is None]
         if without:
-            expected = root / "ground_truth" / without[0].parent.name / f"{without[0].stem}_mask.png"
+            expected = (
+                root / "ground_truth" / without[0].parent.name / f"{without[0].stem}_mask.png"
+            )
             raise DataError(
-                f"{len(without)} defective images have no mask, the first is {without[0]}; expected "
-                f"{expected} (for image metrics alone, take the folder ground_truth away)"
+                f"{len(without)} defective images have no mask, the first is {without[0]}; "
+                f"expected {expected} (for image metrics alone, take the folder ground_truth away)"
             )
     return samples
 
@@ -195,7 +198,11 @@ def _summary(
         },
         "pixels": {
             "area": "the inspected rectangle of every frame, at the frame's resolution",
-            **({k: v for k, v in asdict(measured).items() if k not in ("auroc", "aupro")} if measured else {}),
+            **(
+                {k: v for k, v in asdict(measured).items() if k not in ("auroc", "aupro")}
+                if measured
+                else {}
+            ),
             "empty_masks": empty,
         },
         "verdicts": verdicts,

@@ -1,9 +1,10 @@
 """Image files to uint8 arrays and back, with numpy and the standard library alone.
 
-PNG, PGM/PPM and NPY are read here, so that a bare install can predict; Pillow, when it is there, decodes PNG
-faster (to the same pixels) and adds JPEG, BMP, TIFF and WebP. Pixels are taken as they are stored: no colour
-management, no EXIF rotation, alpha dropped. Only 8-bit images are accepted: the scale of a 16-bit image is the
-camera's secret, and guessing it from the values would make the score depend on the scene.
+PNG, PGM/PPM and NPY are read here, so that a bare install can predict; Pillow, when it is there,
+decodes PNG faster (to the same pixels) and adds JPEG, BMP, TIFF and WebP. Pixels are taken as they
+are stored: no colour management, no EXIF rotation, alpha dropped. Only 8-bit images are accepted:
+the scale of a 16-bit image is the camera's secret, and guessing it from the values would make the
+score depend on the scene.
 
 PNG: the W3C recommendation (third edition); PGM/PPM: the netpbm manual pages.
 """
@@ -26,7 +27,8 @@ from adfast.files import atomic_write
 
 #: Largest number of pixels an image may declare; checked before anything is allocated.
 MAX_PIXELS = 2**28
-#: Largest image file that is read (bytes): the raw size of MAX_PIXELS pixels of RGBA, and room for headers.
+#: Largest image file that is read (bytes): the raw size of MAX_PIXELS pixels of RGBA, and room for
+#: headers.
 MAX_BYTES = 4 * MAX_PIXELS + 2**20
 #: What `list_images` takes for an image, by the end of its name.
 EXTENSIONS = (
@@ -36,7 +38,13 @@ EXTENSIONS = (
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Colour type -> (channels stored, bit depths that may be 8 or fewer).
-_PNG_COLOURS = {0: (1, (1, 2, 4, 8)), 2: (3, (8,)), 3: (1, (1, 2, 4, 8)), 4: (2, (8,)), 6: (4, (8,))}
+_PNG_COLOURS = {
+    0: (1, (1, 2, 4, 8)),
+    2: (3, (8,)),
+    3: (1, (1, 2, 4, 8)),
+    4: (2, (8,)),
+    6: (4, (8,)),
+}
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
@@ -46,7 +54,8 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         uint8 array, (H, W) for grey images and (H, W, 3) RGB for all others, C-contiguous.
 
     Raises:
-        FrameError: the file is missing, broken, too large, of more than 8 bits, or of a kind that needs Pillow.
+        FrameError: the file is missing, broken, too large, of more than 8 bits, or of a kind that
+            needs Pillow.
     """
     path = Path(path)
     try:
@@ -74,9 +83,10 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Collect image files: a file stands for itself, a folder for every image below it, sorted by path.
+    """Collect image files: a file stands for itself, a folder for all images below it, sorted.
 
-    The order of the arguments is kept; a file met twice is listed once. Hidden files and folders are skipped.
+    The order of the arguments is kept; a file met twice is listed once. Hidden files and folders
+    are skipped.
 
     Raises:
         DataError: an argument does not exist, or a folder holds no image.
@@ -237,9 +247,9 @@ def _png_chunks(data: bytes) -> tuple[tuple[int, ...], bytes | None, bytes]:
 def _unfilter(rows: np.ndarray, filters: np.ndarray, step: int) -> np.ndarray:
     """Undo the PNG row filters (recommendation, section 9): rows (H, bytes) -> the same shape.
 
-    "Average" and "Paeth" depend on left, upper and upper-left neighbours, so neither rows nor columns can be
-    done at once; the pixels of one anti-diagonal can, and in the flat padded array they lie a constant
-    stride apart.
+    "Average" and "Paeth" depend on left, upper and upper-left neighbours, so neither rows nor
+    columns can be done at once; the pixels of one anti-diagonal can, and in the flat padded array
+    they lie a constant stride apart.
     """
     height, row_bytes = rows.shape
     if filters.max() > 4:
@@ -324,9 +334,7 @@ def _read_npy(path: Path) -> np.ndarray:
     if array.dtype != np.uint8 or not (
         array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
     ):
-        raise FrameError(
-            f"holds {array.dtype} {array.shape}; expected uint8 (H, W) or (H, W, 3)"
-        )
+        raise FrameError(f"holds {array.dtype} {array.shape}; expected uint8 (H, W) or (H, W, 3)")
     _check_size(*array.shape[:2])
     return np.array(array, order="C")
 
@@ -358,7 +366,8 @@ def _read_pillow(data: bytes) -> np.ndarray:
                         "with the scale you want"
                     )
                 grey = image.mode in ("1", "L", "LA")
-                # Alpha is dropped by slicing: Pillow's own conversion is the same, but says so nowhere.
+                # Alpha is dropped by slicing: Pillow's own conversion is the same, but says so
+                # nowhere.
                 if image.mode in ("LA", "RGBA"):
                     stored = np.asarray(image)
                     return np.ascontiguousarray(stored[..., 0] if grey else stored[..., :3])

@@ -1,15 +1,16 @@
 """Image and pixel metrics of anomaly detection, exact and in bounded memory.
 
-Labels are True for defective; a higher score means more anomalous. An AUROC below 0.5 is reported as it is: turning
-it over would hide a detector that prefers defects.
+Labels are True for defective; a higher score means more anomalous. An AUROC below 0.5 is reported
+as it is: turning it over would hide a detector that prefers defects.
 
-All areas come from one observation: under a curve of true against false positive rate, with equal scores joined by
-a straight line, a positive of score s contributes only through two numbers, the shares of negatives above s and
-at or above s. So negatives need to be counted, never sorted together, and pixel AUROC and AUPRO of a thousand large
-images need the memory of their defect pixels alone.
+All areas come from one observation: under a curve of true against false positive rate, with equal
+scores joined by a straight line, a positive of score s contributes only through two numbers, the
+shares of negatives above s and at or above s. So negatives need to be counted, never sorted
+together, and pixel AUROC and AUPRO of a thousand large images need the memory of their defect
+pixels alone.
 
-Sources: Fawcett, "An introduction to ROC analysis" (2006); Bergmann et al., "The MVTec anomaly detection dataset"
-(IJCV 2021), section 5.2 for AUPRO.
+Sources: Fawcett, "An introduction to ROC analysis" (2006); Bergmann et al., "The MVTec anomaly
+detection dataset" (IJCV 2021), section 5.2 for AUPRO.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _CHUNK = 2**22
 
 
 def image_auroc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC curve of image scores: the chance that a defective image scores above a good one.
+    """Return the area under the ROC curve: how likely a defective image outscores a good one.
 
     Args:
         labels: bool (N,), True for defective.
@@ -43,7 +44,7 @@ def image_auroc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Average precision: the mean over defective images of the precision at their score (no interpolation)."""
+    """Return the mean over defective images of the precision at their score, not interpolated."""
     labels, scores = _checked(labels, scores)
     true, false, _ = _cumulative(labels, scores)
     gained = np.diff(true, prepend=0)
@@ -51,9 +52,10 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def f1_max(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """Largest F1 over all thresholds, and the threshold (images scoring at or above it count as defective).
+    """Return the largest F1, and its threshold (images scoring at or above it are defective).
 
-    The threshold is chosen on the very labels it is judged by: an upper bound, not an operating point.
+    The threshold is chosen on the very labels it is judged by: an upper bound, not an operating
+    point.
     """
     labels, scores = _checked(labels, scores)
     true, false, values = _cumulative(labels, scores)
@@ -78,13 +80,15 @@ class PixelMetrics:
 class PixelScores:
     """Collects maps and masks image by image, then computes pixel AUROC and AUPRO.
 
-    Scores of defect pixels stay in memory (8 bytes each with their weights), those of normal pixels in a
-    spool that moves to a temporary file beyond `SPOOL_BYTES`.
+    Scores of defect pixels stay in memory (8 bytes each with their weights), those of normal pixels
+    in a spool that moves to a temporary file beyond `SPOOL_BYTES`.
     """
 
     def __init__(self) -> None:
         self._positive: list[np.ndarray] = []
-        self._region_sizes: list[np.ndarray] = []  # for every positive pixel, the size of its region
+        self._region_sizes: list[
+            np.ndarray
+        ] = []  # for every positive pixel, the size of its region
         self._spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)
         self._normal = 0
         self._images = 0
@@ -101,7 +105,9 @@ class PixelScores:
             DataError: shapes differ or the map holds values that are not finite.
         """
         if mask is not None and map_.shape != mask.shape:
-            raise DataError(f"the map is {map_.shape}; the mask is {mask.shape}; expected equal shapes")
+            raise DataError(
+                f"the map is {map_.shape}; the mask is {mask.shape}; expected equal shapes"
+            )
         values = np.asarray(map_, np.float32)
         if not np.isfinite(values).all():
             raise DataError("the anomaly map holds values that are not finite")
@@ -163,7 +169,9 @@ class PixelScores:
 def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels, scores = np.asarray(labels, bool), np.asarray(scores, np.float64)
     if labels.ndim != 1 or labels.shape != scores.shape:
-        raise DataError(f"labels are {labels.shape}, scores {scores.shape}; expected one of each per image")
+        raise DataError(
+            f"labels are {labels.shape}, scores {scores.shape}; expected one of each per image"
+        )
     if not np.isfinite(scores).all():
         raise DataError(f"{int((~np.isfinite(scores)).sum())} scores are not finite")
     if labels.all() or not labels.any():
@@ -174,8 +182,10 @@ def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nda
     return labels, scores
 
 
-def _cumulative(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """True and false positives at each distinct score, from the highest down, and those scores."""
+def _cumulative(
+    labels: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return true and false positives at each distinct score, highest first, and those scores."""
     order = np.argsort(-scores, kind="stable")
     labels, scores = labels[order], scores[order]
     last = np.flatnonzero(np.append(np.diff(scores) != 0, True))
@@ -186,12 +196,13 @@ def _cumulative(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
 def _negatives_above(
     positive: np.ndarray, chunks: Iterator[np.ndarray] | list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Count for each positive the negatives above it, and those at or above it -> int64 (P,) twice."""
+    """Count for each positive the negatives above it, and at or above it -> int64 (P,) twice."""
     values, back = np.unique(positive, return_inverse=True)
     above = np.zeros(values.size + 1, np.int64)
     least = np.zeros(values.size + 1, np.int64)
     for chunk in chunks:
-        # Sorted queries walk the table in order, which is several times faster than the search itself.
+        # Sorted queries walk the table in order, which is several times faster than the search
+        # itself.
         chunk = np.sort(chunk)
         above += np.bincount(np.searchsorted(values, chunk, "left"), minlength=values.size + 1)
         least += np.bincount(np.searchsorted(values, chunk, "right"), minlength=values.size + 1)
@@ -210,7 +221,8 @@ def _area(
 ) -> float:
     """Area under the curve up to false positive rate `limit`, divided by `limit`.
 
-    Each positive is a ramp over the false positive rate, from 0 at above / negatives to 1 at least / negatives.
+    Each positive is a ramp over the false positive rate, from 0 at above / negatives to 1 at least
+    / negatives.
     """
     start, end = above / negatives, least / negatives
     full = limit - (start + end) / 2
@@ -222,7 +234,7 @@ def _area(
 
 
 def require_regions() -> None:
-    """Raise ImportError, naming the extra, when SciPy is missing: AUPRO needs it to find regions."""
+    """Raise ImportError, naming the extra, when SciPy is missing: it finds the regions of AUPRO."""
     try:
         import scipy.ndimage  # noqa: F401
     except ImportError as error:
@@ -232,7 +244,7 @@ def require_regions() -> None:
 
 
 def _label(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number the 8-connected regions of a mask, as the MVTec AD evaluation does."""
+    """Find the 8-connected regions of a mask and number them, as MVTec AD's evaluation does."""
     require_regions()
     from scipy import ndimage
 

@@ -49,7 +49,7 @@ _FONT = {
 
 
 def full_scale(map_: np.ndarray, threshold: float | None) -> float:
-    """Return the map value shown in the brightest colour: twice the threshold, or the largest value."""
+    """Return the value of the brightest colour: twice the threshold, or the map's largest."""
     if threshold is not None and threshold > 0:
         return 2.0 * threshold
     largest = float(map_.max(initial=0.0))
@@ -97,7 +97,7 @@ def overlay(
 
 
 def edge(mask: np.ndarray, thickness: int = 1) -> np.ndarray:
-    """Return the inner edge of a mask: bool (H, W) -> bool (H, W), 4-connected, `thickness` pixels."""
+    """Return the inner edge of a mask, `thickness` pixels wide: bool (H, W) -> bool (H, W)."""
     inner = np.asarray(mask, bool)
     for _ in range(thickness):
         padded = np.pad(inner, 1)
@@ -114,7 +114,7 @@ def edge(mask: np.ndarray, thickness: int = 1) -> np.ndarray:
 def with_verdict(
     picture: np.ndarray, score: float, threshold: float | None, anomalous: bool | None
 ) -> np.ndarray:
-    """Put a band with verdict, score and threshold under a picture: (H, W, 3) -> (H + band, W, 3)."""
+    """Put a band with verdict, score and threshold under a picture, uint8 (H, W, 3)."""
     width = picture.shape[1]
     if anomalous is None:
         words, colour = ("SCORE", number(score)), GREY
@@ -157,7 +157,10 @@ def shrink(picture: np.ndarray, limit: int) -> np.ndarray:
 
 
 def map_to_uint16(map_: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Quantise a map to 16 bits -> (uint16 (H, W), scale, offset) with map = offset + scale * stored."""
+    """Quantise a map to 16 bits -> (stored uint16 (H, W), scale, offset).
+
+    The map is offset + scale * stored.
+    """
     low, high = float(map_.min()), float(map_.max())
     scale = (high - low) / 65535
     if not np.isfinite(scale):

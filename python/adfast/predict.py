@@ -31,7 +31,7 @@ class Prediction:
 
 
 def predict_files(engine: Any, paths: list[Path]) -> Iterator[Prediction]:
-    """Predict files one after another; one that cannot be read is yielded with its error instead."""
+    """Predict files one after another; one that cannot be read is yielded with its error."""
     for path in paths:
         try:
             frame = read_image(path)
@@ -64,10 +64,10 @@ def as_record(prediction: Prediction) -> dict[str, Any]:
 
 
 def output_names(paths: list[Path]) -> dict[Path, Path]:
-    """Choose for every image a relative name, without its suffix, under which its outputs are written.
+    """Choose for every image the relative name, without suffix, that its outputs go by.
 
-    Names are relative to the deepest folder common to all images, so images of one name in two folders stay
-    apart; two that differ only in their suffix (a.png, a.jpg) keep it.
+    Names are relative to the deepest folder common to all images, so images of one name in two
+    folders stay apart; two that differ only in their suffix (a.png, a.jpg) keep it.
     """
     places = {path: Path(os.path.abspath(path)) for path in paths}
     common = os.path.commonpath([place.parent for place in places.values()]) if paths else ""
@@ -81,14 +81,17 @@ def output_names(paths: list[Path]) -> dict[Path, Path]:
     }
 
 
-def write_outputs(prediction: Prediction, folder: Path, name: Path, kind: str = "png") -> list[Path]:
+def write_outputs(
+    prediction: Prediction, folder: Path, name: Path, kind: str = "png"
+) -> list[Path]:
     """Write `<name>_overlay.png`, the raw map and `<name>.json` under `folder`; returns the files.
 
     Args:
         prediction: a prediction with a result.
         folder: the output folder; it and sub-folders of `name` are created.
         name: relative name from `output_names`.
-        kind: raw map as "png" (16-bit grey; the JSON file states scale and offset), "npy" (float32) or "both".
+        kind: raw map as "png" (16-bit grey; the JSON file states scale and offset), "npy" (float32)
+            or "both".
 
     Raises:
         AdfastError: the folder cannot be written.

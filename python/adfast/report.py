@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: tables, histograms as inline SVG, pictures as data URIs. Opens offline, mails as one file."""
+"""Self-contained HTML pages: tables, inline SVG, pictures as data URIs; one file, no network."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
 
 
 def figure(pictures: Sequence[np.ndarray], caption: str, tone: str = "", verdict: str = "") -> Html:
-    """Show pictures, uint8 (H, W, 3), side by side over a caption; `tone` ("good", "bad") colours the verdict."""
+    """Show pictures, uint8 (H, W, 3), side by side; `tone` ("good", "bad") colours the verdict."""
     images = "".join(
         '<img alt="" src="data:image/png;base64,'
         f'{base64.b64encode(encode_png(overlay.shrink(overlay.as_rgb(p), 320))).decode()}">'
@@ -133,7 +133,8 @@ def histogram(good: np.ndarray, defective: np.ndarray, threshold: float | None) 
         for k in np.flatnonzero(values):
             tall = 140 * values[k] / tallest
             parts.append(
-                f'<rect x="{across(edges[k]):.1f}" y="{base - tall:.1f}" width="{(width - 20) / 40:.1f}" '
+                f'<rect x="{across(edges[k]):.1f}" y="{base - tall:.1f}" '
+                f'width="{(width - 20) / 40:.1f}" '
                 f'height="{tall:.1f}" fill="{colour}" fill-opacity="0.6"/>'
             )
     parts.append(f'<path d="M10 {base}H{width - 10}" stroke="var(--dim)"/>')
@@ -148,7 +149,8 @@ def histogram(good: np.ndarray, defective: np.ndarray, threshold: float | None) 
     axis = "score, logarithmic" if log else "score"
     parts.append(
         f'<text x="10" y="{base + 18}">{overlay.number(low)}</text>'
-        f'<text x="{width / 2}" y="{base + 18}" text-anchor="middle">{axis}; green: good, red: defective</text>'
+        f'<text x="{width / 2}" y="{base + 18}" text-anchor="middle">{axis}; green: good, red: '
+        f"defective</text>"
         f'<text x="{width - 10}" y="{base + 18}" text-anchor="end">{overlay.number(high)}</text>'
     )
     return Html(
@@ -162,8 +164,10 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def evaluation_parts(engine: Any, root: Path, result: dict[str, Any], gallery: int = 6) -> list[Html]:
-    """Turn what `evaluate` returned into sections; the worst images of both kinds are predicted again to be shown."""
+def evaluation_parts(
+    engine: Any, root: Path, result: dict[str, Any], gallery: int = 6
+) -> list[Html]:
+    """Turn what `evaluate` returned into sections; the worst images are predicted again."""
     rows, verdicts, pixels = result["rows"], result["verdicts"], result["pixels"]
     values = result["metrics"]
     parts = [
@@ -220,7 +224,9 @@ def evaluation_parts(engine: Any, root: Path, result: dict[str, Any], gallery: i
     )
     by_score = sorted(rows, key=lambda row: row["score"])
     missed = [row for row in by_score if row["defective"] and row["anomalous"] is not True]
-    alarms = [row for row in by_score[::-1] if not row["defective"] and row["anomalous"] is not False]
+    alarms = [
+        row for row in by_score[::-1] if not row["defective"] and row["anomalous"] is not False
+    ]
     # With no miss or no alarm (or no threshold) the nearest to one is still worth a look.
     groups = (
         ("Worst misses" if verdicts and missed else "Lowest-scoring defective images",

@@ -6,7 +6,6 @@ import zlib
 
 import numpy as np
 import pytest
-
 from adfast import images
 from adfast.errors import DataError, FrameError
 
@@ -91,7 +90,9 @@ def test_few_bits_per_pixel(tmp_path, reader, depth, width):
     (tmp_path / "grey.png").write_bytes(png(width, 3, depth, 0, rows.tobytes()))
     np.testing.assert_array_equal(reader(tmp_path / "grey.png"), values * (255 // (2**depth - 1)))
     palette = rng.integers(0, 256, (2**depth, 3), dtype=np.uint8)
-    (tmp_path / "p.png").write_bytes(png(width, 3, depth, 3, rows.tobytes(), palette=palette.tobytes()))
+    (tmp_path / "p.png").write_bytes(
+        png(width, 3, depth, 3, rows.tobytes(), palette=palette.tobytes())
+    )
     np.testing.assert_array_equal(reader(tmp_path / "p.png"), palette[values])
 
 
@@ -188,7 +189,11 @@ def test_every_truncation_and_many_flips_are_errors_never_crashes(tmp_path, read
         (b"P5\n99999999 99999999\n255\n", "are accepted"),
         (b"P5\n2 2\n65535\n12345678", "more than 8 bits"),
         (b"P2\n1 1\n255\n300", "outside"),
-        (b"\x93NUMPY\x01\x00v\x00{'descr': '|u1', 'fortran_order': False, 'shape': (9999999999, 9999999999), }", "NPY"),
+        (
+            b"\x93NUMPY\x01\x00v\x00{'descr': '|u1', 'fortran_order': False, "
+            b"'shape': (9999999999, 9999999999), }",
+            "NPY",
+        ),
         (b"", "empty"),
         (b"hello", "image"),
     ],

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from adfast import metrics
 from adfast.errors import DataError
 

@@ -1,1 +1,1 @@
-"""One module per command: `add_arguments(parser)` and `run(args) -> int`. No heavy imports on top."""
+"""One module per command: `add_arguments(parser)` and `run(args) -> int`. Light imports only."""

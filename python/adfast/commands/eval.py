@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="labelled images in the MVTec AD layout: DIR/test/good, DIR/test/<defect>, DIR/ground_truth/<defect>",
+        help="labelled images in the MVTec AD layout: DIR/test/good, DIR/test/<defect>, "
+        "DIR/ground_truth/<defect>",
     )
     parser.add_argument(
         "--list",
@@ -95,19 +96,22 @@ def lines(result: dict[str, Any]) -> list[str]:
     values, verdicts, pixels = result["metrics"], result["verdicts"], result["pixels"]
     percent = report.percent
     out = [
-        f"image AUROC {percent(values['image_auroc'])}   average precision {percent(values['image_ap'])}   "
+        f"image AUROC {percent(values['image_auroc'])}   "
+        f"average precision {percent(values['image_ap'])}   "
         f"F1-max {percent(values['f1_max'])}   (percent)"
     ]
     if values["pixel_auroc"] is None:
         out.append("pixel metrics: none, there are no masks")
     else:
         out.append(
-            f"pixel AUROC {percent(values['pixel_auroc'])}   AUPRO up to FPR {pixels['fpr_limit']:g} "
-            f"{percent(values['aupro'])}   over {pixels['area']}"
+            f"pixel AUROC {percent(values['pixel_auroc'])}   "
+            f"AUPRO up to FPR {pixels['fpr_limit']:g} {percent(values['aupro'])}   "
+            f"over {pixels['area']}"
         )
     if pixels["empty_masks"]:
         out.append(
-            f"{len(pixels['empty_masks'])} defective images with an empty mask are left out of the pixel metrics"
+            f"{len(pixels['empty_masks'])} defective images with an empty mask "
+            "are left out of the pixel metrics"
         )
     out += ["", f"{'class':<20}{'images':>8}{'AUROC':>8}{'median score':>14}{'anomalous':>11}"]
     for entry in result["classes"]:
@@ -122,8 +126,9 @@ def lines(result: dict[str, Any]) -> list[str]:
     else:
         images = result["images"]
         out.append(
-            f"at the plan's threshold {number(verdicts['threshold'])}: {verdicts['false_alarms']} false alarms "
-            f"in {images['good']} good images ({percent(verdicts['false_alarm_rate'])} %), "
+            f"at the plan's threshold {number(verdicts['threshold'])}: "
+            f"{verdicts['false_alarms']} false alarms in {images['good']} good images "
+            f"({percent(verdicts['false_alarm_rate'])} %), "
             f"{verdicts['misses']} misses in {images['defective']} defective ones "
             f"({percent(verdicts['miss_rate'])} %)"
         )

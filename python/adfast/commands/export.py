@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 EXAMPLE = """\
-The file runs in ONNX Runtime as it is. It calls functions of the domain "adfast" whose bodies travel
-in it; onnx.inliner.inline_local_functions makes them plain operators for other runtimes.
+The file runs in ONNX Runtime as it is. It calls functions of the domain "adfast" whose bodies
+travel in it; onnx.inliner.inline_local_functions makes them plain operators for other runtimes.
 
 example:
   adfast export runs/parts -o parts.onnx

@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
         print(text + (f"; outputs in {args.out}" if args.out else ""))
     if failures:
         print(
-            f"adfast predict: {len(failures)} of {len(paths)} images could not be read (named above)",
+            f"adfast predict: {len(failures)} of {len(paths)} images could not be read (named "
+            f"above)",
             file=sys.stderr,
         )
     return SOME_UNREADABLE if failures else 0

@@ -73,7 +73,7 @@ def lines(report: dict[str, Any]) -> list[str]:
         out.append(f"passed in {report['precision']}; errors are relative to the map's maximum")
     else:
         out.append(
-            f"FAILED in {report['precision']}: this machine does not compute what the trained model did; "
-            "try --precision f32, then build the plan again"
+            f"FAILED in {report['precision']}: this machine does not compute what the trained "
+            "model did; try --precision f32, then build the plan again"
         )
     return out

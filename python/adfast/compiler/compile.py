@@ -25,16 +25,20 @@ METADATA = ("format", "model", "config", "frame", "map", "score", "alpha_scale",
 
 @dataclass
 class Compiled:
-    """What a plan needs from a model: the graph, the section "fields", and what the model says of itself.
+    """What a plan needs from a model: the graph, the section "fields", the model's metadata.
 
-    `metadata` holds the model's "adfast.*" properties, parsed, without the prefix; empty for a model from
-    elsewhere. `sha256` is that of the ONNX file.
+    `metadata` holds the model's "adfast.*" properties, parsed, without the prefix; empty for a
+    model from elsewhere. `sha256` is that of the ONNX file; `onnx_input`, `onnx_map` and
+    `onnx_score` are the names there, the last "" where the score was added here.
     """
 
     graph: Graph
     fields: dict[str, Any]
     metadata: dict[str, Any]
     sha256: str
+    onnx_input: str
+    onnx_map: str
+    onnx_score: str
 
 
 def load_onnx(source: str | os.PathLike[str] | onnx.ModelProto) -> Graph:
@@ -46,7 +50,7 @@ def load_onnx(source: str | os.PathLike[str] | onnx.ModelProto) -> Graph:
     from adfast.compiler.importer import read_onnx
 
     model = read_onnx(source)
-    return _graph(model, read_metadata(model))
+    return _graph(model, read_metadata(model))[0]
 
 
 def compile_onnx(
@@ -71,21 +75,25 @@ def compile_onnx(
 
     model = read_onnx(source)
     metadata = read_metadata(model)
-    graph = run_passes(_graph(model, metadata), disable, log)
+    imported, names = _graph(model, metadata)
+    graph = run_passes(imported, disable, log)
     _refuse_leftovers(graph)
     graph.check(engine_only=True)
     graph.name = name or Path(source).stem
-    return Compiled(graph, _fields(graph, metadata), metadata, file_sha256(source))
+    return Compiled(graph, _fields(graph, metadata), metadata, file_sha256(source), *names)
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
-    """The model's "adfast.*" properties, parsed; empty when it has none.
+    """Parse the model's "adfast.*" properties; empty when it has none.
 
     Raises:
         CompileError: a value is not JSON, or the format is newer than this compiler.
@@ -101,8 +109,8 @@ def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
             raise CompileError(f"metadata {each.key!r} is not JSON: {error}") from error
     if found and found.get("format") != FORMAT:
         raise CompileError(
-            f"the model's metadata has format {found.get('format')!r}, this compiler reads {FORMAT}; "
-            "export it again with this version, or update adfast"
+            f"the model's metadata has format {found.get('format')!r}, this compiler reads "
+            f"{FORMAT}; export it again with this version, or update adfast"
         )
     for key in ("frame", "map", "score", "config", "provenance"):
         if not isinstance(found.get(key, {}), dict):
@@ -110,18 +118,21 @@ def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
     return found
 
 
-def _graph(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> Graph:
+def _graph(
+    model: onnx.ModelProto, metadata: Mapping[str, Any]
+) -> tuple[Graph, tuple[str, str, str]]:
+    """Return the graph, and the model's names of input, map and score."""
     from adfast.compiler.importer import import_onnx
 
     graph = import_onnx(model)
-    _use_frame(graph, metadata.get("frame", {}))
-    _name_outputs(graph)
+    image = _use_frame(graph, metadata.get("frame", {}))
+    names = _name_outputs(graph)
     graph.check()
-    return graph
+    return graph, (image, *names)
 
 
-def _use_frame(graph: Graph, frame: Mapping[str, Any]) -> None:
-    """Put a `frame` op in the place of the image input; its values are 0 to 1."""
+def _use_frame(graph: Graph, frame: Mapping[str, Any]) -> str:
+    """Put a `frame` op in the place of the image input (values 0 to 1); return its name."""
     if len(graph.inputs) != 1:
         names = [value.name for value in graph.inputs]
         raise CompileError(f"the model has {len(names)} inputs {names}, expected one: the image")
@@ -134,7 +145,9 @@ def _use_frame(graph: Graph, frame: Mapping[str, Any]) -> None:
         )
     for key, only in (("interpolation", "bilinear"), ("color", "rgb")):
         if frame.get(key, only) != only:
-            raise CompileError(f"metadata 'adfast.frame': {key} is {frame[key]!r}, expected {only!r}")
+            raise CompileError(
+                f"metadata 'adfast.frame': {key} is {frame[key]!r}, expected {only!r}"
+            )
     crop = frame.get("crop", list(shape[2:]))
     if list(crop) != list(shape[2:]):
         raise CompileError(
@@ -151,35 +164,42 @@ def _use_frame(graph: Graph, frame: Mapping[str, Any]) -> None:
     (value,) = graph.add("frame", [], attrs, name="frame", path=f"input {image.name}", before=first)
     graph.replace(image, value)
     graph.inputs = []
+    return image.name
 
 
-def _name_outputs(graph: Graph) -> None:
+def _name_outputs(graph: Graph) -> tuple[str, str]:
     """Find the map and the score among the outputs, by name or else by shape; drop the others."""
     given = dict(graph.outputs)
     listed = ", ".join(f"{name} {list(value.shape)}" for name, value in given.items())
 
-    def find(role: str, fits: Callable[[Value], bool]) -> Value | None:
-        fitting = {name: value for name, value in given.items() if fits(value)}
-        named = [value for name, value in fitting.items() if role in name.lower()]
-        choice = [given[role]] if role in fitting else named or list(fitting.values())
+    def find(role: str, fits: Callable[[Value], bool]) -> str:
+        fitting = [name for name, value in given.items() if fits(value)]
+        named = [name for name in fitting if role in name.lower()]
+        choice = [role] if role in fitting else named or fitting
         if len(choice) > 1:
             raise CompileError(
                 f"several outputs may be the {role}: {listed}; name one of them {role!r}"
             )
-        return choice[0] if choice else None
+        return choice[0] if choice else ""
 
-    score_map = find("map", lambda value: len(value.shape) == 4 and value.shape[:2] == (1, 1))
-    if score_map is None:
+    def is_map(value: Value) -> bool:
+        return len(value.shape) == 4 and value.shape[:2] == (1, 1) != value.shape[2:]
+
+    map_name = find("map", is_map)
+    if not map_name:
         raise CompileError(f"no output is an anomaly map of shape [B,1,H,W]; outputs: {listed}")
+    score_map = given[map_name]
     # [B,1] and [B,1,1,1] are scores too.
-    score = find("score", lambda value: value is not score_map and set(value.shape) == {1})
-    if score is None:
-        (score,) = graph.add(
-            "reduce_max", [score_map], {"axes": [1, 2, 3], "keepdims": 0}, name="score"
-        )
-    elif score.shape != (1,):
-        (score,) = graph.add("reshape", [score], {"shape": [1]}, name="score")
+    score_name = find("score", lambda value: value is not score_map and set(value.shape) == {1})
+    if not score_name:
+        attrs = {"axes": [1, 2, 3], "keepdims": 0}
+        (score,) = graph.add("reduce_max", [score_map], attrs, name="score")
+    elif given[score_name].shape != (1,):
+        (score,) = graph.add("reshape", [given[score_name]], {"shape": [1]}, name="score")
+    else:
+        score = given[score_name]
     graph.outputs = {"map": score_map, "score": score}
+    return map_name, score_name
 
 
 def _refuse_leftovers(graph: Graph) -> None:
@@ -194,8 +214,8 @@ def _refuse_leftovers(graph: Graph) -> None:
     left = [node for node in graph.nodes if not table[node.op].engine]
     if left:
         lines = [
-            f"  {node.path}: {node.op} of {list(node.inputs[0].shape)} to {list(node.output.shape)}; "
-            f"{hints.get(node.op, 'the engine has no such op')}"
+            f"  {node.path}: {node.op} of {list(node.inputs[0].shape)} to "
+            f"{list(node.output.shape)}; {hints.get(node.op, 'the engine has no such op')}"
             for node in left
         ]
         raise CompileError("the model cannot be compiled:\n" + "\n".join(lines))

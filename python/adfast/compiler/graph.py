@@ -1,8 +1,8 @@
 """The compiler's graph: values, nodes and the checker that runs between passes.
 
-A value is an activation (an input or a node's output) or a constant that carries its array. All shapes
-are static and logical, as in ONNX; all elements are float32. Nodes are kept in an order in which they
-can run. What an op takes, and the shapes it gives, is written once, in `ops.py`.
+A value is an activation (an input or a node's output) or a constant that carries its array. All
+shapes are static and logical, as in ONNX; all elements are float32. Nodes are kept in an order in
+which they can run. What an op takes, and the shapes it gives, is written once, in `ops.py`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Value:
 
     @property
     def is_constant(self) -> bool:
+        """Whether the value carries its content."""
         return self.array is not None
 
     def __repr__(self) -> str:
@@ -74,7 +75,9 @@ class Node:
         attrs = ", ".join(f"{key}={_attr_text(value)}" for key, value in shown.items())
         shapes = ", ".join(_dims(value.shape) for value in self.outputs)
         return (
-            f"{results} = {self.op}({operands})" + (f" {{{attrs}}}" if attrs else "") + f" -> {shapes}"
+            f"{results} = {self.op}({operands})"
+            + (f" {{{attrs}}}" if attrs else "")
+            + f" -> {shapes}"
         )
 
 
@@ -164,8 +167,8 @@ class Graph:
     ) -> None:
         """Turn `node` into another op that makes the same outputs.
 
-        `like` is the node that the new one goes on from (a convolution that takes its activation in):
-        the two swap names, so that the convolution's name stays on what is left.
+        `like` is the node that the new one goes on from (a convolution that takes its activation
+        in): the two swap names, so that the convolution's name stays on what is left.
         """
         changed = Node(op, _pad(op, inputs), ops.complete_attrs(op, attrs or {}), node.name)
         changed.path = node.path if like is None else like.path
@@ -173,7 +176,12 @@ class Graph:
         made = [value.shape for value in node.outputs]
         if shapes != made:
             raise CompileError(f"{node.path}: {op} would make {shapes} in place of {made}")
-        node.op, node.inputs, node.attrs, node.path = op, changed.inputs, changed.attrs, changed.path
+        node.op, node.inputs, node.attrs, node.path = (
+            op,
+            changed.inputs,
+            changed.attrs,
+            changed.path,
+        )
         if like is not None:
             node.name, like.name = like.name, node.name
             for mine, other in zip(node.outputs, like.outputs, strict=False):
@@ -195,30 +203,31 @@ class Graph:
         self.nodes.remove(node)
 
     def users(self, value: Value) -> list[Node]:
-        """The nodes that read `value`, one entry for each reading operand."""
+        """Return the nodes that read `value`, one entry for each reading operand."""
         return [node for node in self.nodes for operand in node.inputs if operand is value]
 
     def is_output(self, value: Value) -> bool:
+        """Whether the caller gets `value`."""
         return any(value is output for output in self.outputs.values())
 
     def only_user(self, value: Value) -> Node | None:
-        """The one node that reads `value`, or None when others, or the caller, read it too."""
+        """Return the one node that reads `value`, or None when others or the caller read it too."""
         users = self.users(value)
         return users[0] if len(users) == 1 and not self.is_output(value) else None
 
     def producer(self, value: Value | None, *wanted: str) -> Node | None:
-        """The node that makes `value` if its op is one of `wanted`; else None."""
+        """Return the node that makes `value` if its op is one of `wanted`; else None."""
         node = value.producer if value is not None else None
         return node if node is not None and node.op in wanted else None
 
     def constants(self) -> list[Value]:
-        """Constants in the order of their first use."""
+        """List constants in the order of their first use."""
         used = [value for node in self.nodes for value in node.inputs if value is not None]
         used += self.outputs.values()
         return list(dict.fromkeys(value for value in used if value.is_constant))
 
     def values(self) -> list[Value]:
-        """Inputs, then constants and activations in the order of their first use."""
+        """List inputs, then constants and activations in the order of their first use."""
         seen: dict[Value, None] = dict.fromkeys(self.inputs)
         for node in self.nodes:
             seen.update(dict.fromkeys(value for value in node.inputs if value is not None))
@@ -227,7 +236,7 @@ class Graph:
         return list(seen)
 
     def copy(self) -> Graph:
-        """A copy whose nodes may be rewritten; constant arrays are shared (they are read-only)."""
+        """Copy the graph; constant arrays are shared (they are read-only)."""
         other = Graph(self.name)
         other._names = set(self._names)
         twin = {value: Value(value.name, value.shape, value.array) for value in self.values()}
@@ -247,9 +256,9 @@ class Graph:
     def check(self, *, engine_only: bool = False) -> None:
         """Raise CompileError unless the graph is well formed.
 
-        Every value is made once, before it is read; names are unique; every node fits the op table and
-        its outputs have the shapes the table gives; every output exists. With `engine_only`, ops that
-        exist only inside the compiler are refused too.
+        Every value is made once, before it is read; names are unique; every node fits the op table
+        and its outputs have the shapes the table gives; every output exists. With `engine_only`,
+        ops that exist only inside the compiler are refused too.
         """
         known: set[Value] = set()
         names: dict[str, Value] = {}
@@ -270,8 +279,8 @@ class Graph:
                 if not value.is_constant:
                     raise CompileError(f"{node.path}: {node.op} reads {value!r} before it is made")
                 define(value, node.path)
-            if engine_only and not ops.table[node.op].engine:
-                raise CompileError(f"{node.path}: {node.op} is not an op of the engine")
+            if engine_only:
+                self._check_for_engine(node)
             shapes = self._infer(node)
             if shapes != [value.shape for value in node.outputs]:
                 raise CompileError(
@@ -286,6 +295,14 @@ class Graph:
         for role, value in self.outputs.items():
             if value not in known:
                 raise CompileError(f"output {role!r}: nothing makes {value!r}")
+
+    def _check_for_engine(self, node: Node) -> None:
+        if not ops.table[node.op].engine:
+            raise CompileError(f"{node.path}: {node.op} is not an op of the engine")
+        try:
+            ops.expect_activations(node.op, node.inputs)
+        except CompileError as error:
+            raise CompileError(f"{node.path}: {error}") from None
 
     def _infer(self, node: Node) -> list[tuple[int, ...]]:
         try:

@@ -1,8 +1,8 @@
-"""ONNX to a graph: static shapes with a batch of 1, constants evaluated, model functions kept or inlined.
+"""ONNX to a graph: static shapes with a batch of 1, constants evaluated, functions resolved.
 
-Nodes whose inputs are all constants (the shape arithmetic that exporters leave around a dynamic batch,
-transposed weights) are evaluated here by the reference implementation of ONNX, so that the graph holds
-activations only. What is not supported is refused by name, all of it in one message.
+Nodes whose inputs are all constants (the shape arithmetic that exporters leave around a dynamic
+batch, transposed weights) are evaluated here by the reference implementation of ONNX, so that the
+graph holds activations only. What is not supported is refused by name, all of it in one message.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def read_onnx(source: str | os.PathLike[str] | onnx.ModelProto) -> onnx.ModelPro
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:
         raise CompileError(
-            f"{path}: the weights stored beside it cannot be read ({error}); keep the .onnx file and its "
-            "data file together, or export with the weights inside"
+            f"{path}: the weights stored beside it cannot be read ({error}); keep the .onnx "
+            "file and its data file together, or export with the weights inside"
         ) from error
     try:
         onnx.checker.check_model(model)
@@ -100,13 +100,13 @@ def _check_opsets(model: onnx.ModelProto) -> int:
     opset = versions.get("", versions.get("ai.onnx", 0))
     if opset < OLDEST_OPSET:
         raise CompileError(
-            f"the model uses ONNX opset {opset}, expected at least {OLDEST_OPSET}; export it again, or "
-            "convert it with onnx.version_converter.convert_version(model, 18)"
+            f"the model uses ONNX opset {opset}, expected at least {OLDEST_OPSET}; export it "
+            "again, or convert it with onnx.version_converter.convert_version(model, 18)"
         )
     if versions.get("adfast", 1) != 1:
         raise CompileError(
-            f"the model uses version {versions['adfast']} of the adfast functions, this compiler knows "
-            "version 1; update adfast"
+            f"the model uses version {versions['adfast']} of the adfast functions, this compiler "
+            "knows version 1; update adfast"
         )
     return opset
 
@@ -124,26 +124,30 @@ class Call:
         self.attrs = {each.name: _attribute(each) for each in node.attribute}
 
     def has(self, index: int) -> bool:
+        """Whether the operand is given."""
         return index < len(self.node.input) and bool(self.node.input[index])
 
     def constant(self, index: int, what: str) -> np.ndarray:
-        """The operand as an array; refuses an activation."""
+        """Return the operand as an array; refuse an activation."""
         found = self.run.known[self.node.input[index]] if self.has(index) else None
         if not isinstance(found, np.ndarray):
             raise Unsupported(f"its {what} is computed by the model; it must be a constant")
         return found
 
     def optional_constant(self, index: int, what: str) -> np.ndarray | None:
+        """Return the operand as an array, or None when it is not given."""
         return self.constant(index, what) if self.has(index) else None
 
     def is_constant(self, index: int) -> bool:
+        """Whether the operand is known now."""
         return isinstance(self.run.known[self.node.input[index]], np.ndarray)
 
     def value(self, index: int) -> Value:
-        """The operand as a value of the graph."""
+        """Return the operand as a value of the graph."""
         return self.run.value(self.node.input[index])
 
     def values(self) -> list[Value]:
+        """Return all operands as values of the graph."""
         return [self.value(index) for index in range(len(self.node.input))]
 
     def add(self, op: str, inputs: Sequence[Value | None], **attrs: Any) -> Value:
@@ -151,15 +155,16 @@ class Call:
         return self.add_all(op, inputs, **attrs)[0]
 
     def add_all(self, op: str, inputs: Sequence[Value | None], **attrs: Any) -> list[Value]:
+        """Add a node and return all its outputs."""
         path = f"{self.path} ({self.op})"
         return self.run.graph.add(op, inputs, attrs, name=self.name, path=path)
 
     def new_constant(self, what: str, array: np.ndarray) -> Value:
-        """A constant made for this node, named after it."""
+        """Add a constant that is named after this node."""
         return self.run.graph.constant(f"{self.name}.{what}", array)
 
     def shaped(self, x: Value, shape: Sequence[int]) -> Value:
-        """`x` itself, or a reshape of it."""
+        """Return `x` itself, or a reshape of it."""
         return x if x.shape == tuple(shape) else self.add("reshape", [x], shape=list(shape))
 
 
@@ -231,7 +236,8 @@ class _Import:
     def finish(self, supported: Sequence[str]) -> Graph:
         if self.refused:
             lines = [
-                f"  {what}\n    at {', '.join(where[:3])}" + (f" and {len(where) - 3} more" * (len(where) > 3))
+                f"  {what}\n    at {', '.join(where[:3])}"
+                + (f" and {len(where) - 3} more" * (len(where) > 3))
                 for what, where in list(self.refused.items())[:MAX_LISTED]
             ]
             more = len(self.refused) - len(lines)
@@ -251,7 +257,7 @@ class _Import:
 
 
 def node_path(node: onnx.NodeProto) -> str:
-    """Where a node comes from: the module path that torch records, else the node's or output's name."""
+    """Say where a node comes from: torch's module path, else the node's or its output's name."""
     for each in node.metadata_props:
         if each.key == "pkg.torch.onnx.name_scopes":
             try:
@@ -271,7 +277,9 @@ def _input_shape(info: onnx.ValueInfoProto) -> tuple[int, ...]:
             f"input {info.name!r} has elements of type {kind}, expected FLOAT; export in float32"
         )
     if not tensor.HasField("shape"):
-        raise CompileError(f"input {info.name!r} has no shape; export with a fixed height and width")
+        raise CompileError(
+            f"input {info.name!r} has no shape; export with a fixed height and width"
+        )
     shape: list[int] = []
     for axis, dim in enumerate(tensor.shape.dim):
         fixed = dim.HasField("dim_value") and dim.dim_value > 0
@@ -284,8 +292,9 @@ def _input_shape(info: onnx.ValueInfoProto) -> tuple[int, ...]:
             )
         elif not fixed:
             raise CompileError(
-                f"dimension {axis} of input {info.name!r} is dynamic ({dim.dim_param or 'unnamed'}); only the "
-                "batch may be: export with a fixed channel count, height and width"
+                f"dimension {axis} of input {info.name!r} is dynamic "
+                f"({dim.dim_param or 'unnamed'}); only the batch may be: "
+                "export with a fixed channel count, height and width"
             )
         else:
             shape.append(dim.dim_value)

@@ -1,7 +1,8 @@
 """How each supported ONNX op becomes ops of the graph.
 
-A handler takes a `Call` and returns the result, or the results. It raises `Unsupported` with the reason in
-words that fit after "Op: ". Handlers keep to one meaning: what several ops share is left to passes.
+A handler takes a `Call` and returns the result, or the results. It raises `Unsupported` with the
+reason in words that fit after "Op: ". Handlers keep to one meaning: what several ops share is left
+to passes.
 """
 
 from __future__ import annotations
@@ -19,11 +20,21 @@ Handler = Callable[[Call], Any]
 _handlers: dict[str, Handler] = {}
 FUNCTIONS: dict[str, Handler] = {}
 # Evaluated when their inputs are constants, or when the shape alone decides.
-_FOLDED = ("Constant", "ConstantOfShape", "Gather", "Range", "Shape", "Size", "Where", "Equal", "Tile")
+_FOLDED = (
+    "Constant",
+    "ConstantOfShape",
+    "Gather",
+    "Range",
+    "Shape",
+    "Size",
+    "Where",
+    "Equal",
+    "Tile",
+)
 
 
 def find(domain: str, op: str) -> Handler | None:
-    """The handler of an op; None when there is none."""
+    """Find the handler of an op; None when there is none."""
     if domain == "adfast":
         return FUNCTIONS.get(op)
     return _handlers.get(op) if domain in ("", "ai.onnx") else None
@@ -38,7 +49,7 @@ def _onnx(*names: str) -> Callable[[Handler], Handler]:
 
 
 def _function(handler: Handler) -> Handler:
-    FUNCTIONS["".join(part.title() for part in handler.__name__.split("_"))] = handler
+    FUNCTIONS["".join(part.title() for part in handler.__name__.strip("_").split("_"))] = handler
     return handler
 
 
@@ -173,7 +184,7 @@ def _sliced(call: Call, x: Value, axis: int, start: int, end: int) -> Value:
 
 
 def _axes(call: Call, default: Sequence[int]) -> list[int]:
-    """Axes as the second input or, before opset 18, as an attribute; not negative, sorted."""
+    """Read axes from the second input or, before opset 18, an attribute; not negative, sorted."""
     rank = len(call.value(0).shape)
     given = call.attrs.get("axes")
     if given is None:
@@ -190,16 +201,16 @@ def _conv(call: Call) -> Value:
     x = call.value(0)
     weight = call.constant(1, "weight")
     if weight.ndim != 4 or len(x.shape) != 4:
-        raise Unsupported(f"input {x.shape} and weight {weight.shape}; only 2-D convolution is available")
+        raise Unsupported(
+            f"input {x.shape} and weight {weight.shape}; only 2-D convolution is available"
+        )
     bias = None
     if call.has(2):
         call.constant(2, "bias")
         bias = call.value(2)
     kernel = list(weight.shape[2:])
     attrs = _window(call, x, kernel)
-    return call.add(
-        "conv2d", [x, call.value(1), bias], groups=call.attrs.get("group", 1), **attrs
-    )
+    return call.add("conv2d", [x, call.value(1), bias], groups=call.attrs.get("group", 1), **attrs)
 
 
 @_onnx("MaxPool")
@@ -212,7 +223,9 @@ def _max_pool(call: Call) -> Value:
 @_onnx("AveragePool")
 def _avg_pool(call: Call) -> Value:
     kernel = _pool_shape(call)
-    return _pool(call, "avg_pool2d", kernel, count_include_pad=call.attrs.get("count_include_pad", 0))
+    return _pool(
+        call, "avg_pool2d", kernel, count_include_pad=call.attrs.get("count_include_pad", 0)
+    )
 
 
 @_onnx("GlobalAveragePool")
@@ -245,7 +258,7 @@ def _pool(call: Call, op: str, kernel: list[int], **more: Any) -> Value:
 
 
 def _ceil_pads(op: str, x: Value, kernel: list[int], attrs: dict[str, Any]) -> list[int]:
-    """Pads that make the flooring formula give the size of ceil_mode."""
+    """Return pads that make the flooring formula give the size of ceil_mode."""
     pads = list(attrs["pads"])
     for axis in (0, 1):
         size, stride = x.shape[2 + axis], attrs["strides"][axis]
@@ -262,7 +275,7 @@ def _ceil_pads(op: str, x: Value, kernel: list[int], attrs: dict[str, Any]) -> l
 
 
 def _window(call: Call, x: Value, kernel: list[int]) -> dict[str, list[int]]:
-    """Strides, pads and dilations, `auto_pad` made explicit."""
+    """Return strides, pads and dilations, `auto_pad` made explicit."""
     strides = list(call.attrs.get("strides", [1, 1]))
     dilations = list(call.attrs.get("dilations", [1, 1]))
     pads = list(call.attrs.get("pads", [0, 0, 0, 0]))
@@ -419,7 +432,7 @@ def _matched(call: Call, x: Value, shape: tuple[int, ...]) -> Value:
 
 
 def _spread(call: Call, b: Value, shape: tuple[int, ...]) -> Value:
-    """A constant operand in one of the forms of the op table: scalar, per channel, or whole."""
+    """Bring a constant into a form of the op table: scalar, per channel, or whole."""
     array = b.array
     assert array is not None
     if array.size == 1:
@@ -467,17 +480,18 @@ def _reduced(call: Call, op: str, x: Value) -> Value:
             one = call.add(op, [x], axes=[1], keepdims=1)
             return call.shaped(call.add(op, [one], axes=[1, 2, 3], keepdims=0), result)
     raise Unsupported(
-        f"axes {axes} of shape {x.shape}; available are the channels of [B,C,H,W], its height and width "
-        "(mean, max), and all of them"
+        f"axes {axes} of shape {x.shape}; available are the channels of [B,C,H,W], its height "
+        "and width (mean, max), and all of them"
     )
 
 
 @_onnx("Resize")
 def _resize(call: Call) -> Value:
     x = call.value(0)
-    if call.attrs.get("mode", "nearest") != "linear" or len(x.shape) != 4:
+    mode = call.attrs.get("mode", "nearest")
+    if mode != "linear" or len(x.shape) != 4:
         raise Unsupported(
-            f"mode {call.attrs.get('mode', 'nearest')!r} of shape {x.shape}; only bilinear resizing of "
+            f"mode {mode!r} of shape {x.shape}; only bilinear resizing of "
             "[B,C,H,W] (mode 'linear') is available"
         )
     sizes = call.optional_constant(3, "sizes")
@@ -501,7 +515,9 @@ def _resize(call: Call) -> Value:
     mode = call.attrs.get("coordinate_transformation_mode", "half_pixel")
     half_pixel = mode == "half_pixel" or (mode == "pytorch_half_pixel" and min(height, width) > 1)
     if not half_pixel and mode != "align_corners":
-        raise Unsupported(f"coordinate_transformation_mode {mode!r}; use half_pixel or align_corners")
+        raise Unsupported(
+            f"coordinate_transformation_mode {mode!r}; use half_pixel or align_corners"
+        )
     return call.add(
         "resize_bilinear", [x], height=height, width=width, align_corners=int(not half_pixel)
     )
@@ -511,34 +527,34 @@ def _resize(call: Call) -> Value:
 
 
 @_function
-def token_attention(call: Call) -> Value:
+def _token_attention(call: Call) -> Value:
     return call.add("token_attention", call.values(), scale=call.attrs["scale"])
 
 
 @_function
-def attention(call: Call) -> Value:
+def _attention(call: Call) -> Value:
     heads, scale = call.attrs.get("heads", 1), call.attrs["scale"]
     return call.add("attention", call.values(), heads=heads, scale=scale)
 
 
 @_function
-def projector_attention(call: Call) -> Value:
+def _projector_attention(call: Call) -> Value:
     return call.add("query_projector_attention", call.values(), scale=call.attrs["scale"])
 
 
 @_function
-def score_map(call: Call) -> list[Value]:
+def _score_map(call: Call) -> list[Value]:
     return call.add_all("score_map", call.values())
 
 
 @_function
-def fuse_maps(call: Call) -> Value:
+def _fuse_maps(call: Call) -> Value:
     attrs = {key: call.attrs[key] for key in ("mode", "height", "width")}
     return call.add("fuse_maps", call.values(), **attrs)
 
 
 @_function
-def gaussian_blur(call: Call) -> Value:
+def _gaussian_blur(call: Call) -> Value:
     border = call.attrs.get("border", "reflect")
     if border != "reflect":
         raise Unsupported(f"border {border!r}; only 'reflect' is available")

@@ -1,8 +1,9 @@
 """The op table: what each op takes, its attributes, its limits, and the shapes it gives.
 
-The table is the meaning of a plan's graph; the engine implements the same table. Shapes are logical, as in
-ONNX, with a batch of 1: feature maps are [1,C,H,W], tokens [1,T,D]. Ops with `engine=False` live inside the
-compiler only: the importer emits them and a pass replaces each of them.
+The table is the meaning of a plan's graph; the engine implements the same table. Shapes are
+logical, as in ONNX, with a batch of 1: feature maps are [1,C,H,W], tokens [1,T,D]. Ops with
+`engine=False` live inside the compiler only: the importer emits them and a pass replaces each of
+them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ ACTIVATIONS = ("none", "relu", "sigmoid", "silu", "gelu", "tanh")
 
 @dataclass(frozen=True)
 class Input:
+    """One operand; `constant` ones must be known when the plan is built."""
+
     name: str
     constant: bool = False
     optional: bool = False
@@ -39,6 +42,8 @@ class Attr:
 
 @dataclass(frozen=True)
 class Op:
+    """An entry of the table; `infer` checks the operands and returns the shapes of the outputs."""
+
     name: str
     inputs: tuple[Input, ...]
     attrs: Mapping[str, Attr]
@@ -60,17 +65,19 @@ def complete_attrs(op: str, given: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(given) - set(spec))
     if unknown:
         raise CompileError(f"{op} has no attribute {unknown[0]!r}; it has {sorted(spec) or 'none'}")
-    return {name: _convert(op, name, attr, given.get(name, attr.default)) for name, attr in spec.items()}
+    return {
+        name: _convert(op, name, attr, given.get(name, attr.default)) for name, attr in spec.items()
+    }
 
 
 def non_default_attrs(op: str, attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes worth printing."""
+    """Return the attributes worth printing."""
     spec = _op(op).attrs
     return {name: value for name, value in attrs.items() if spec[name].default != value}
 
 
 def input_count(op: str) -> int:
-    """How many operands a node of `op` has, absent ones counted; 0 for ops that take any number."""
+    """Count the operands of `op`, absent ones too; 0 for ops that take any number."""
     return 0 if _op(op).variadic else len(_op(op).inputs)
 
 
@@ -95,8 +102,26 @@ def infer(op: str, inputs: Sequence[Value | None], attrs: Mapping[str, Any]) -> 
         if value is None and not wanted.optional:
             raise CompileError(f"{op} needs its input {wanted.name!r}")
         if value is not None and wanted.constant and not value.is_constant:
-            raise CompileError(f"{op} needs a constant {wanted.name!r}, got the activation {value!r}")
+            raise CompileError(
+                f"{op} needs a constant {wanted.name!r}, got the activation {value!r}"
+            )
     return entry.infer(inputs, attrs)
+
+
+def expect_activations(op: str, inputs: Sequence[Value | None]) -> None:
+    """Refuse a constant where the engine takes activations only.
+
+    Raises:
+        CompileError: naming the operand.
+    """
+    entry = _op(op)
+    names = [each.name for each in entry.inputs]
+    for index, value in enumerate(inputs):
+        name = "input" if entry.variadic else names[index]
+        if value is None or not value.is_constant:
+            continue
+        if entry.variadic or not (entry.inputs[index].constant or names == ["a", "b"]):
+            raise CompileError(f"{op}: {name} is the constant {value!r}, expected an activation")
 
 
 def _op(name: str) -> Op:
@@ -180,11 +205,13 @@ def _conv2d(inputs, attrs):
     shape = _expect_map("conv2d", "x", x)
     _expect_activation("conv2d", attrs)
     groups = attrs["groups"]
-    _expect(len(weight.shape) == 4, f"conv2d: weight has shape {weight.shape}, expected [O,I/g,kh,kw]")
+    _expect(
+        len(weight.shape) == 4, f"conv2d: weight has shape {weight.shape}, expected [O,I/g,kh,kw]"
+    )
     out, per_group = weight.shape[:2]
     _expect(
         groups >= 1 and per_group * groups == shape[1] and out % groups == 0,
-        f"conv2d: weight {weight.shape} with {groups} groups does not fit an input of {shape[1]} channels",
+        f"conv2d: weight {weight.shape} with {groups} groups does not fit x {shape}",
     )
     result = (1, out, *_window("conv2d", shape, list(weight.shape[2:]), attrs))
     _expect_shape("conv2d", "bias", bias, (out,))
@@ -309,7 +336,7 @@ def _gaussian_blur(inputs, attrs):
     )
     _expect(
         size // 2 < min(shape[2:]),
-        f"gaussian_blur: a kernel of {size} reflects past the edge of a map of {shape[2]}x{shape[3]}; "
+        f"gaussian_blur: a kernel of {size} reflects past the edge of a {shape[2]}x{shape[3]} map; "
         "use a smaller sigma",
     )
     return [shape]
@@ -337,13 +364,17 @@ def _same(inputs, attrs):
 def _elementwise(op):
     def infer(inputs, attrs):
         a, b = inputs
-        _expect(not a.is_constant, f"{op}: the first input {a!r} is a constant, expected an activation")
+        _expect(
+            not a.is_constant, f"{op}: the first input {a!r} is a constant, expected an activation"
+        )
         channels = (1, a.shape[1], 1, 1) if len(a.shape) == 4 else a.shape[-1:]
         spread = b.is_constant and b.shape in ((), (1,), channels)
+        # The engine stores feature maps channels-last, and their constants not at all.
+        whole = a.shape == b.shape and not (b.is_constant and len(a.shape) == 4)
         _expect(
-            a.shape == b.shape or spread,
-            f"{op}: {a!r} and {b!r}; expected the same shape, or a constant that is a scalar or has one "
-            f"number for each channel, {list(channels)}",
+            whole or spread,
+            f"{op}: {a!r} and {b!r}; expected activations of one shape, or a constant that is a "
+            f"scalar or has one number for each channel, {list(channels)}",
         )
         return [a.shape]
 
@@ -355,7 +386,7 @@ def _concat(inputs, attrs):
     allowed = {3: (0, 1, 2), 4: (1,)}.get(len(first), ())
     _expect(
         axis in allowed,
-        f"concat: axis {axis} of inputs of shape {first}; expected any axis of rank 3 or axis 1 of rank 4",
+        f"concat: axis {axis} of {first}; expected any axis of rank 3 or axis 1 of rank 4",
     )
     for value in inputs:
         expected = (*first[:axis], *value.shape[axis : axis + 1], *first[axis + 1 :])
@@ -370,7 +401,7 @@ def _slice(inputs, attrs):
     allowed = {3: (1, 2), 4: (1,)}.get(len(shape), ())
     _expect(
         axis in allowed,
-        f"slice: axis {axis} of an input of shape {shape}; expected axis 1 or 2 of rank 3, or 1 of rank 4",
+        f"slice: axis {axis} of {shape}; expected axis 1 or 2 of rank 3, or 1 of rank 4",
     )
     _expect(
         0 <= start < end <= shape[axis],
@@ -430,12 +461,14 @@ def _define(
     engine: bool = True,
     **attrs: tuple | str,
 ) -> None:
-    """Inputs are written as in "x weight:const bias:const?": a "?" marks an optional one."""
+    """Enter an op; inputs as in "x weight:const bias:const?", a "?" marks an optional one."""
     parsed = []
     for word in inputs.split():
         bare, _, flags = word.rstrip("?").partition(":")
         parsed.append(Input(bare, constant=flags == "const", optional=word.endswith("?")))
-    types = {key: Attr(*((value,) if isinstance(value, str) else value)) for key, value in attrs.items()}
+    types = {
+        key: Attr(*((value,) if isinstance(value, str) else value)) for key, value in attrs.items()
+    }
     table[name] = Op(name, tuple(parsed), types, infer, variadic, engine)
 
 
@@ -443,7 +476,9 @@ _WINDOW = {"strides": ("i[2]", [1, 1]), "pads": ("i[4]", [0, 0, 0, 0])}
 _SCORED = "map1 mse1 cos1 map2 mse2 cos2 map3 mse3 cos3"
 
 # The image: resized, cropped, and value * scale + bias per channel on values 0..255.
-_define("frame", "", _frame, resize="i[2]", crop="i[2]", antialias=("i", 1), scale="f[3]", bias="f[3]")
+_define(
+    "frame", "", _frame, resize="i[2]", crop="i[2]", antialias=("i", 1), scale="f[3]", bias="f[3]"
+)
 _define(
     "conv2d",
     "x weight:const bias:const? residual?",
@@ -473,13 +508,9 @@ _define(
     lambda inputs, attrs: _scores(_projector("projector_score_map", inputs)),
     scale="f",
 )
-_define(
-    "fuse_maps", f"{_SCORED} alpha_scale:const", _fuse_maps, mode="i", height="i", width="i"
-)
+_define("fuse_maps", f"{_SCORED} alpha_scale:const", _fuse_maps, mode="i", height="i", width="i")
 _define("gaussian_blur", "x kernel:const", _gaussian_blur)
-_define(
-    "layer_norm", "x gamma:const beta:const residual?", _layer_norm, eps=("f", 1e-5)
-)
+_define("layer_norm", "x gamma:const beta:const residual?", _layer_norm, eps=("f", 1e-5))
 _define("softmax", "x", _softmax)
 for _name in ("relu", "sigmoid", "silu", "gelu", "tanh", "sqrt", "exp", "abs", "square", "neg"):
     _define(_name, "x", _same)

@@ -38,7 +38,9 @@ def run(
     known = {value: np.asarray(inputs[value.name], dtype) for value in graph.inputs if inputs}
     for value, array in known.items():
         if array.shape != value.shape:
-            raise CompileError(f"input {value.name}: got shape {array.shape}, expected {value.shape}")
+            raise CompileError(
+                f"input {value.name}: got shape {array.shape}, expected {value.shape}"
+            )
     known.update({value: np.asarray(value.array, dtype) for value in graph.constants()})
     for node in graph.nodes:
         operands = [None if value is None else known[value] for value in node.inputs]
@@ -108,6 +110,7 @@ def antialias_weights(size: int, out: int, antialias: bool) -> np.ndarray:
 
 @_op
 def frame(image, resize, crop, antialias, scale, bias):
+    """Resize, crop and scale a uint8 image [h,w,3] or [h,w] (values 0..255) into [1,3,H,W]."""
     pixels = np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
     rows = antialias_weights(image.shape[0], resize[0], bool(antialias))
     columns = antialias_weights(image.shape[1], resize[1], bool(antialias))
@@ -127,7 +130,7 @@ def _windows(x, kernel, strides, pads, dilations, fill):
 
 
 @_op
-def conv2d(x, weight, bias, residual, strides, pads, dilations, groups, activation):
+def _conv2d(x, weight, bias, residual, strides, pads, dilations, groups, activation):
     windows = _windows(x, weight.shape[2:], strides, pads, dilations, 0.0)
     grouped = windows.reshape(groups, -1, *windows.shape[1:])
     weights = weight.reshape(groups, -1, *weight.shape[1:])
@@ -143,12 +146,12 @@ def conv2d(x, weight, bias, residual, strides, pads, dilations, groups, activati
 
 
 @_op
-def max_pool2d(x, kernel, strides, pads):
+def _max_pool2d(x, kernel, strides, pads):
     return _windows(x, kernel, strides, pads, [1, 1], -np.inf).max(axis=(3, 4))[None]
 
 
 @_op
-def avg_pool2d(x, kernel, strides, pads, count_include_pad):
+def _avg_pool2d(x, kernel, strides, pads, count_include_pad):
     total = _windows(x, kernel, strides, pads, [1, 1], 0.0).sum(axis=(3, 4))[None]
     ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
     counts = _windows(ones, kernel, strides, pads, [1, 1], float(bool(count_include_pad)))
@@ -156,7 +159,7 @@ def avg_pool2d(x, kernel, strides, pads, count_include_pad):
 
 
 @_op
-def linear(x, weight, bias, residual, activation):
+def _linear(x, weight, bias, residual, activation):
     y = x @ weight.T
     if bias is not None:
         y = y + bias
@@ -164,7 +167,7 @@ def linear(x, weight, bias, residual, activation):
 
 
 @_op
-def attention(q, k, v, heads, scale):
+def _attention(q, k, v, heads, scale):
     def split(x):
         return x.reshape(x.shape[1], heads, -1).transpose(1, 0, 2)
 
@@ -173,7 +176,7 @@ def attention(q, k, v, heads, scale):
 
 
 @_op
-def token_attention(x, weight, bias, scale):
+def _token_attention(x, weight, bias, scale):
     pixels = x.reshape(x.shape[1], -1)
     logits = weight @ pixels
     if bias is not None:
@@ -182,7 +185,7 @@ def token_attention(x, weight, bias, scale):
 
 
 @_op
-def projector_attention(x, residual, key, key_bias, value, scale):
+def _projector_attention(x, residual, key, key_bias, value, scale):
     logits = key[0] @ x.reshape(x.shape[1], -1)
     if key_bias is not None:
         logits = logits + key_bias[0]
@@ -191,14 +194,14 @@ def projector_attention(x, residual, key, key_bias, value, scale):
 
 
 @_op
-def query_projector_attention(x, features, weight, bias, key, value, scale):
+def _query_projector_attention(x, features, weight, bias, key, value, scale):
     query = weight @ x.reshape(x.shape[1], -1) + bias[:, None]
     read = value[0].T @ _softmax_over(scale * (key[0] @ query), 0)
     return features + read.reshape(features.shape)
 
 
 @_op
-def score_map(a, b):
+def _score_map(a, b):
     pixels = a.shape[2] * a.shape[3]
     squares = np.square(a - b).sum(axis=1, keepdims=True) / pixels
     norms = np.sqrt(np.square(a).sum() * np.square(b).sum())
@@ -207,12 +210,12 @@ def score_map(a, b):
 
 
 @_op
-def projector_score_map(x, residual, key, key_bias, value, scale):
-    return score_map(x, projector_attention(x, residual, key, key_bias, value, scale))
+def _projector_score_map(x, residual, key, key_bias, value, scale):
+    return _score_map(x, _projector_attention(x, residual, key, key_bias, value, scale))
 
 
 @_op
-def fuse_maps(*operands, mode, height, width):
+def _fuse_maps(*operands, mode, height, width):
     # GTrans, eq. 17-19 and table 7.
     m = {}
     for level in range(3):
@@ -220,7 +223,7 @@ def fuse_maps(*operands, mode, height, width):
         weighted = operands[9][level] * cos
         total = mse + weighted
         alpha = np.where(total > 0, weighted * mse / np.where(total > 0, total, 1), 0)
-        m[level + 1] = alpha * resize_bilinear(distance, height, width, 0)
+        m[level + 1] = alpha * _resize_bilinear(distance, height, width, 0)
     return {
         1: lambda: m[3],
         2: lambda: m[1] * m[3],
@@ -232,7 +235,7 @@ def fuse_maps(*operands, mode, height, width):
 
 
 @_op
-def gaussian_blur(x, kernel):
+def _gaussian_blur(x, kernel):
     half = kernel.size // 2
     padded = np.pad(x[0, 0], half, mode="reflect")
     view = np.lib.stride_tricks.sliding_window_view
@@ -241,26 +244,26 @@ def gaussian_blur(x, kernel):
 
 
 @_op
-def layer_norm(x, gamma, beta, residual, eps):
+def _layer_norm(x, gamma, beta, residual, eps):
     centred = x - x.mean(axis=-1, keepdims=True)
     y = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + eps) * gamma + beta
     return y if residual is None else y + residual
 
 
 @_op
-def softmax(x):
+def _softmax(x):
     return _softmax_over(x, -1)
 
 
 @_op
-def batch_norm(x, gamma, beta, mean, variance, eps):
+def _batch_norm(x, gamma, beta, mean, variance, eps):
     shape = (1, -1) + (1,) * (x.ndim - 2)
     scale = gamma / np.sqrt(variance + eps)
     return x * scale.reshape(shape) + (beta - mean * scale).reshape(shape)
 
 
 @_op
-def concat(*values, axis):
+def _concat(*values, axis):
     return np.concatenate(values, axis=axis)
 
 
@@ -270,22 +273,22 @@ def _slice(x, axis, start, end):
 
 
 @_op
-def reduce_mean(x, axes, keepdims):
+def _reduce_mean(x, axes, keepdims):
     return x.mean(axis=tuple(axes), keepdims=bool(keepdims))
 
 
 @_op
-def reduce_sum(x, axes, keepdims):
+def _reduce_sum(x, axes, keepdims):
     return x.sum(axis=tuple(axes), keepdims=bool(keepdims))
 
 
 @_op
-def reduce_max(x, axes, keepdims):
+def _reduce_max(x, axes, keepdims):
     return x.max(axis=tuple(axes), keepdims=bool(keepdims))
 
 
 @_op
-def resize_bilinear(x, height, width, align_corners):
+def _resize_bilinear(x, height, width, align_corners):
     def weights(size, out):
         if not align_corners:
             return antialias_weights(size, out, False)
@@ -297,10 +300,10 @@ def resize_bilinear(x, height, width, align_corners):
 
 
 @_op
-def reshape(x, shape):
+def _reshape(x, shape):
     return x.reshape(shape)
 
 
 @_op
-def transpose(x, order):
+def _transpose(x, order):
     return x.transpose(order)

@@ -1,8 +1,9 @@
-"""The plan file: everything the engine needs, in one file that can be checked before it is believed.
+"""The plan file: all the engine needs, in one file that can be checked before it is believed.
 
-Little-endian. A header of 64 bytes, a table of sections (name, offset, size, SHA-256), then the sections:
-fields, graph, calibration, golden, parity, provenance, weights. Each begins at a multiple of 64 bytes, so
-that weights can be used from the mapped file; the gaps are zeros. The same arguments give the same bytes.
+Little-endian. A header of 64 bytes, a table of sections (name, offset, size, SHA-256), then the
+sections: fields, graph, calibration, golden, parity, provenance, weights. Each begins at a multiple
+of 64 bytes, so that weights can be used from the mapped file; the gaps are zeros. The same
+arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class GoldenFrame:
 
 @dataclass
 class Golden:
-    """Golden frames and the allowed largest |map - expected| as a fraction of the largest expected."""
+    """Golden frames, and the |map - expected| allowed as a fraction of the largest expected."""
 
     frames: Sequence[GoldenFrame] = ()
     tolerance_f32: float = 1e-3
@@ -67,9 +68,11 @@ def write_plan(
     Args:
         path: the file; it is replaced only when the new one is complete.
         graph: a graph of engine ops.
-        fields, calibration: flat tables of int, float, str, and lists of int or float.
+        fields: a flat table of int, float, str, and lists of int or float; see `plan_fields`.
+        calibration: a flat table alike.
         golden: frames for the self test.
-        parity, provenance: JSON objects; keys are written sorted.
+        parity: a JSON object; its keys are written sorted.
+        provenance: a JSON object alike.
 
     Raises:
         CompileError: the graph is not one the engine runs.
@@ -128,7 +131,7 @@ def plan_fields(
     reduction: str = "max",
     config: str = "{}",
 ) -> dict[str, Any]:
-    """The table of the section "fields", keys as the engine reads them."""
+    """Make the table of the section "fields", keys as the engine reads them."""
     return {
         "model": model,
         "name": name,
@@ -233,7 +236,13 @@ def _table(entries: Mapping[str, Any], types: Mapping[str, str] | None = None) -
     return bytes(out)
 
 
-_TYPES = {("i", False): INT, ("f", False): FLOAT, ("s", False): STR, ("i", True): INTS, ("f", True): FLOATS}
+_TYPES = {
+    ("i", False): INT,
+    ("f", False): FLOAT,
+    ("s", False): STR,
+    ("i", True): INTS,
+    ("f", True): FLOATS,
+}
 
 
 def _kind(key: str, value: Any) -> int:
@@ -245,7 +254,9 @@ def _kind(key: str, value: Any) -> int:
         return STR
     if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
         return INTS if all(isinstance(item, int) for item in value) else FLOATS
-    raise CompileError(f"plan table: {key} is {value!r}, expected int, float, str or a list of numbers")
+    raise CompileError(
+        f"plan table: {key} is {value!r}, expected int, float, str or a list of numbers"
+    )
 
 
 def _str(text: str) -> bytes:

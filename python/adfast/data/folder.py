@@ -185,7 +185,7 @@ def test_set(
 
 
 def dataset_sha256(root: str | Path, paths: Iterable[Path]) -> str:
-    """Return one hash over the relative names and the bytes of some images, whatever their order."""
+    """Return one hash over relative names and bytes of images, whatever their order."""
     total = hashlib.sha256()
     for path in sorted(paths):
         name = path.relative_to(root).as_posix()
@@ -195,5 +195,5 @@ def dataset_sha256(root: str | Path, paths: Iterable[Path]) -> str:
 
 
 def resize_for(crop: int) -> int:
-    """Return the side to stretch to for a crop: 256 for the paper's 224, in proportion otherwise."""
+    """Return the side to stretch to for a crop: 256 for 224 as the paper, else in proportion."""
     return round(crop * 256 / 224)

@@ -1,10 +1,11 @@
 """Pictures of a machined part, good and defective, with masks: what the demo trains and tests on.
 
-The part is a turned steel flange in a fixture: a disc with a bevelled rim, a bore, six counter-sunk holes and
-a raised hub, photographed from above under two lamps. A height field is
-lit by a small reflection model (diffuse, Blinn-Phong and the anisotropic lobe of Ward, 1992, for the turned
-face), so that scratches and dents glint as such things do. Every image differs in position, angle, light, focus,
-turning marks and sensor noise; the same seed gives the same images on every machine of one numpy version.
+The part is a turned steel flange in a fixture: a disc with a bevelled rim, a bore, six counter-sunk
+holes and a raised hub, photographed from above under two lamps. A height field is lit by a small
+reflection model (diffuse, Blinn-Phong and the anisotropic lobe of Ward, 1992, for the turned face),
+so that scratches and dents glint as such things do. Every image differs in position, angle, light,
+focus, turning marks and sensor noise; the same seed gives the same images on every machine of one
+numpy version.
 
 The figures measured on these images say that the chain works, and nothing about real factories.
 """
@@ -12,6 +13,7 @@ The figures measured on these images say that the chain works, and nothing about
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,9 +83,9 @@ def generate(
 ) -> Path:
     """Write a data set in the MVTec AD layout under `root`.
 
-    `train/good`, `test/good`, `test/<defect>` and `ground_truth/<defect>/<stem>_mask.png`; `scenes.json`
-    says how it was made and comes last, so its presence means the set is complete. A folder that already
-    holds the same set is left as it is.
+    `train/good`, `test/good`, `test/<defect>` and `ground_truth/<defect>/<stem>_mask.png`;
+    `scenes.json` says how it was made and comes last, so its presence means the set is complete. A
+    folder that already holds the same set is left as it is.
 
     Raises:
         DataError: `root` holds a different set.
@@ -136,24 +138,22 @@ def _noise(rng: np.random.Generator, side: int, cells: int) -> np.ndarray:
     weights = np.stack(
         [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], 1
     )
-    spread = np.zeros((side, cells + 3), np.float32)
-    for k in range(4):
-        spread[np.arange(side), cell + k] = weights[:, k] / 6
-    return 1.5 * (spread @ grid @ spread.T)
+    rows = sum(weights[:, k, None] * grid[cell + k] for k in range(4))
+    return sum((weights[:, k] * (1.5 / 36)) * rows[:, cell + k] for k in range(4))
 
 
 def _make_part(rng: np.random.Generator, side: int) -> _Part:
     axis = (np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1
     px, py = np.meshgrid(axis, axis)
     # The fixture leaves the part a little play.
-    angle = rng.normal(0, np.deg2rad(1.2))
-    dx, dy = rng.normal(0, 0.008, 2)
-    c, s = np.cos(angle), np.sin(angle)
+    angle = math.radians(rng.normal(0, 1.2))
+    dx, dy = rng.normal(0, 0.008), rng.normal(0, 0.008)
+    c, s = math.cos(angle), math.sin(angle)
     x, y = c * (px - dx) + s * (py - dy), -s * (px - dx) + c * (py - dy)
     r = np.hypot(x, y)
     holes = [
-        (_HOLE_CIRCLE * np.cos(a), _HOLE_CIRCLE * np.sin(a))
-        for a in np.deg2rad(15 + 60 * np.arange(6))
+        (_HOLE_CIRCLE * math.cos(math.radians(a)), _HOLE_CIRCLE * math.sin(math.radians(a)))
+        for a in range(15, 375, 60)
     ]
     # Heights in the same unit: the disc, its bevel, the hub and the countersinks.
     height = 0.10 * _step(_RIM - r, 0.05) + 0.035 * _step(_HUB - r, 0.025)
@@ -165,51 +165,50 @@ def _make_part(rng: np.random.Generator, side: int) -> _Part:
         solid *= _step(d - _HOLE, 0.008)
     # Turning marks: a fine spiral profile, new for every part, nearly constant around it.
     rings = rng.standard_normal(900).astype(np.float32)
-    fine = np.interp(r, np.linspace(0, 1.5, 900), rings)
-    broad = np.interp(r, np.linspace(0, 1.5, 90), rng.standard_normal(90))
+    fine = np.interp(r, np.linspace(0, 1.5, 900), rings).astype(np.float32)
+    broad = np.interp(r, np.linspace(0, 1.5, 90), rng.standard_normal(90)).astype(np.float32)
     albedo = 0.62 + 0.012 * fine + 0.012 * broad + 0.010 * _noise(rng, side, 9)
     gloss = np.ones_like(r) + 0.07 * fine + 0.05 * broad
     zero = np.zeros_like(r)
-    return _Part(x, y, height, albedo.astype(np.float32), gloss, zero, solid, holes)
+    return _Part(x, y, height, albedo, gloss, zero, solid, holes)
 
 
 def _light(part: _Part, rng: np.random.Generator) -> np.ndarray:
     """Shade the part -> linear RGB float32 (H, W, 3)."""
     side = part.x.shape[0]
     gy, gx = np.gradient(part.height, 2 / side)
-    normal = np.stack([-gx, -gy, np.ones_like(gx)], axis=-1)
-    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+    nz = 1 / np.sqrt(1 + gx * gx + gy * gy)
+    nx, ny = -gx * nz, -gy * nz
     r = np.maximum(np.hypot(part.x, part.y), 1e-3)
-    # Tangent of the turning marks; light across it spreads, light along it does not.
-    tangent = np.stack([-part.y / r, part.x / r, np.zeros_like(r)], axis=-1)
-    warm = 1 + rng.normal(0, 0.012)
-    metal = np.stack([warm * np.ones_like(r), np.ones_like(r), (2 - warm) * 1.02 * np.ones_like(r)], -1)
-    brown = np.array([0.62, 0.46, 0.28], np.float32)
-    base = part.albedo[..., None] * (metal + part.tint[..., None] * (brown - metal))
-    out = 0.13 * base
-    view = np.array([0, 0, 1], np.float32)
+    # Tangent of the turning marks; light across them spreads, light along them does not.
+    tx, ty = -part.y / r, part.x / r
+    lit, shine = np.full_like(r, 0.13), np.zeros_like(r)
     for azimuth, elevation, power in ((-128, 48, 0.80), (35, 62, 0.45)):
-        azimuth = np.deg2rad(azimuth + rng.normal(0, 1.5))
-        elevation = np.deg2rad(elevation + rng.normal(0, 1.0))
+        azimuth = math.radians(azimuth + rng.normal(0, 1.5))
+        elevation = math.radians(elevation + rng.normal(0, 1.0))
         power *= 1 + rng.normal(0, 0.04)
-        lamp = np.array(
-            [
-                np.cos(azimuth) * np.cos(elevation),
-                np.sin(azimuth) * np.cos(elevation),
-                np.sin(elevation),
-            ],
-            np.float32,
-        )
-        half = (lamp + view) / np.linalg.norm(lamp + view)
-        diffuse = np.clip(normal @ lamp, 0, None)
-        n_half = np.clip(normal @ half, 1e-3, None)
-        along = (tangent @ half) / n_half
-        across = np.sqrt(np.clip(1 / n_half**2 - 1 - along**2, 0, None))
-        lobe = np.exp(-((along / 0.13) ** 2) - (across / 0.60) ** 2)
-        glint = n_half**90
-        shine = part.gloss * (1.25 * lobe + 0.40 * glint) * (1 - 0.75 * part.tint)
-        out += power * (0.34 * base * diffuse[..., None] + shine[..., None] * metal * 0.5)
-    # The mat below: dark rubber, out of focus, in the part's shadow near the rim; holes look onto it.
+        lx = math.cos(azimuth) * math.cos(elevation)
+        ly = math.sin(azimuth) * math.cos(elevation)
+        lz = math.sin(elevation)
+        # The camera looks straight down, so the half vector leans half as far as the lamp.
+        length = math.hypot(lx, ly, lz + 1)
+        hx, hy, hz = lx / length, ly / length, (lz + 1) / length
+        diffuse = np.clip(nx * lx + ny * ly + nz * lz, 0, None)
+        n_half = np.clip(nx * hx + ny * hy + nz * hz, 1e-3, None)
+        along = (tx * hx + ty * hy) / n_half
+        across = np.clip(1 / (n_half * n_half) - 1 - along * along, 0, None)
+        lobe = np.exp(-((along / 0.13) ** 2) - across / 0.60**2)
+        lit += 0.34 * power * diffuse
+        shine += 0.5 * power * (1.25 * lobe + 0.40 * n_half**90)
+    shine *= part.gloss * (1 - 0.75 * part.tint)
+    warm = 1 + rng.normal(0, 0.012)
+    metal = np.array([warm, 1, 1.02 * (2 - warm)], np.float32)
+    brown = np.array([0.62, 0.46, 0.28], np.float32)
+    lit *= part.albedo
+    out = (lit * (1 - part.tint) + shine)[..., None] * metal
+    out += (lit * part.tint)[..., None] * brown
+    # The mat below: dark rubber, out of focus, in the part's shadow near the rim; holes look onto
+    # it.
     mat = 0.030 + 0.004 * _noise(rng, side, 40) + 0.004 * _noise(rng, side, 6)
     shadow = 0.35 + 0.65 * _step(np.hypot(part.x - 0.03, part.y - 0.04) - _RIM - 0.04, 0.16)
     inside = np.where(r < _RIM, 0.55, 1.0)
@@ -236,52 +235,58 @@ def _camera(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     # Photon noise grows with the root of the light, read noise is constant.
     grain = rng.standard_normal(linear.shape).astype(np.float32)
     linear = linear + grain * np.sqrt(1.0e-4 * np.clip(linear, 0, None) + 4e-6)
-    tone = 1 - np.exp(-1.5 * np.clip(linear, 0, None))  # a soft shoulder instead of burnt highlights
+    tone = 1 - np.exp(
+        -1.5 * np.clip(linear, 0, None)
+    )  # a soft shoulder instead of burnt highlights
     return np.round(255 * np.clip(tone, 0, 1) ** (1 / 2.0)).astype(np.uint8)
 
 
-def _face_point(rng: np.random.Generator, low: float = 0.42, high: float = 0.78) -> tuple[float, float]:
+def _face_point(
+    rng: np.random.Generator, low: float = 0.42, high: float = 0.78
+) -> tuple[float, float]:
     """Pick a point of the flange's face that is not in a hole."""
     while True:
-        r, a = np.sqrt(rng.uniform(low**2, high**2)), rng.uniform(0, 2 * np.pi)
-        x, y = r * np.cos(a), r * np.sin(a)
+        r, a = math.sqrt(rng.uniform(low**2, high**2)), rng.uniform(0, 2 * math.pi)
+        x, y = r * math.cos(a), r * math.sin(a)
         around = np.deg2rad(15 + 60 * np.arange(6))
         gaps = np.hypot(x - _HOLE_CIRCLE * np.cos(around), y - _HOLE_CIRCLE * np.sin(around))
         if gaps.min() > _HOLE + 0.07:
-            return float(x), float(y)
+            return x, y
 
 
 def _curve(part: _Part, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distance to a polyline (n, 2), and the position 0..1 along it of the nearest point."""
     best = np.full(part.x.shape, np.inf, np.float32)
     where = np.zeros_like(best)
-    pieces = len(points) - 1
+    pieces = np.float32(len(points) - 1)
     for k, (a, b) in enumerate(zip(points[:-1], points[1:], strict=True)):
         ab = b - a
         t = ((part.x - a[0]) * ab[0] + (part.y - a[1]) * ab[1]) / max(float(ab @ ab), 1e-9)
         t = np.clip(t, 0, 1)
-        d = np.hypot(part.x - a[0] - t * ab[0], part.y - a[1] - t * ab[1])
+        d = np.square(part.x - a[0] - t * ab[0]) + np.square(part.y - a[1] - t * ab[1])
         closer = d < best
         best, where = np.where(closer, d, best), np.where(closer, (k + t) / pieces, where)
-    return best, where
+    return np.sqrt(best), where
 
 
-def _wander(rng: np.random.Generator, start: tuple[float, float], length: float, bend: float) -> np.ndarray:
+def _wander(
+    rng: np.random.Generator, start: tuple[float, float], length: float, bend: float
+) -> np.ndarray:
     """Draw a smoothly bending polyline of 14 points."""
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(np.full(14, rng.normal(0, bend / 14)))
     heading += np.cumsum(rng.normal(0, bend / 30, 14))
     moves = np.stack([np.cos(heading), np.sin(heading)], 1) * (length / 13)
     points = np.cumsum(moves, axis=0)
-    return np.asarray(start) + points - points.mean(axis=0)
+    return (np.asarray(start) + points - points.mean(axis=0)).astype(np.float32)
 
 
 def _scratch(part: _Part, rng: np.random.Generator) -> np.ndarray:
-    """One to three grooves of a sliding tool: a furrow with raised lips, tapering to both ends."""
+    """Draw one to three grooves of a sliding tool: furrows with lips, tapering to both ends."""
     mask = np.zeros_like(part.x)
     start = _face_point(rng)
     line = _wander(rng, start, rng.uniform(0.28, 0.6), 0.5)
     for _ in range(rng.integers(1, 4)):
-        points = line + rng.normal(0, 0.022, 2)
+        points = line + rng.normal(0, 0.022, 2).astype(np.float32)
         d, t = _curve(part, points)
         width = rng.uniform(0.006, 0.010)
         press = np.sin(np.pi * np.clip(t, 0.02, 0.98)) ** 0.6
@@ -295,12 +300,12 @@ def _scratch(part: _Part, rng: np.random.Generator) -> np.ndarray:
 
 
 def _dent(part: _Part, rng: np.random.Generator) -> np.ndarray:
-    """The mark of something hard that fell: a shallow bowl with a slight ridge around."""
+    """Press in the mark of something hard that fell: a shallow bowl with a slight ridge around."""
     cx, cy = _face_point(rng, 0.44, 0.76)
-    a, b = rng.uniform(0.05, 0.09, 2)
+    a, b = rng.uniform(0.05, 0.09), rng.uniform(0.05, 0.09)
     turn = rng.uniform(0, np.pi)
-    u = np.cos(turn) * (part.x - cx) + np.sin(turn) * (part.y - cy)
-    v = -np.sin(turn) * (part.x - cx) + np.cos(turn) * (part.y - cy)
+    u = math.cos(turn) * (part.x - cx) + math.sin(turn) * (part.y - cy)
+    v = -math.sin(turn) * (part.x - cx) + math.cos(turn) * (part.y - cy)
     q = np.hypot(u / a, v / b) * (1 + 0.04 * _noise(rng, part.x.shape[0], 24))
     depth = rng.uniform(0.45, 0.75) * min(a, b)
     part.height -= depth * np.exp(-2.0 * q**2)
@@ -310,7 +315,7 @@ def _dent(part: _Part, rng: np.random.Generator) -> np.ndarray:
 
 
 def _missing_hole(part: _Part, rng: np.random.Generator) -> np.ndarray:
-    """A hole that the drill skipped: the turned face goes on where it should be."""
+    """Skip the drilling of a hole: the turned face goes on where it should be."""
     hx, hy = part.holes[rng.integers(len(part.holes))]
     d = np.hypot(part.x - hx, part.y - hy)
     part.height += 0.045 * _step(_HOLE + 0.022 - d, 0.035)
@@ -327,13 +332,13 @@ def _missing_hole(part: _Part, rng: np.random.Generator) -> np.ndarray:
 
 
 def _chip(part: _Part, rng: np.random.Generator) -> np.ndarray:
-    """A piece broken out of the rim, with a rough bright fracture."""
+    """Break a piece out of the rim, with a rough bright fracture."""
     turn = rng.uniform(0, 2 * np.pi)
-    cx, cy = (_RIM + 0.02) * np.cos(turn), (_RIM + 0.02) * np.sin(turn)
+    cx, cy = (_RIM + 0.02) * math.cos(turn), (_RIM + 0.02) * math.sin(turn)
     rough = _noise(rng, part.x.shape[0], 36)
     size = rng.uniform(0.07, 0.13)
-    u = np.cos(turn) * (part.x - cx) + np.sin(turn) * (part.y - cy)
-    v = -np.sin(turn) * (part.x - cx) + np.cos(turn) * (part.y - cy)
+    u = math.cos(turn) * (part.x - cx) + math.sin(turn) * (part.y - cy)
+    v = -math.sin(turn) * (part.x - cx) + math.cos(turn) * (part.y - cy)
     d = np.hypot(u, v / rng.uniform(1.0, 1.9)) - size + 0.012 * rough
     inside = np.hypot(part.x, part.y) < _RIM + 0.01
     wall = _step(0.035 - d, 0.05)
@@ -345,7 +350,7 @@ def _chip(part: _Part, rng: np.random.Generator) -> np.ndarray:
 
 
 def _stain(part: _Part, rng: np.random.Generator) -> np.ndarray:
-    """Dried coolant or oil: a brown film with a darker rim, seen mostly by what it does to the shine."""
+    """Let coolant or oil dry: a brown film with a darker rim that takes the shine away."""
     cx, cy = _face_point(rng, 0.40, 0.74)
     size = rng.uniform(0.11, 0.19)
     warp = 0.34 * _noise(rng, part.x.shape[0], 14) + 0.16 * _noise(rng, part.x.shape[0], 34)
@@ -353,23 +358,29 @@ def _stain(part: _Part, rng: np.random.Generator) -> np.ndarray:
     film = _step(1 - q, 0.25)
     rim = np.exp(-(((q - 0.92) / 0.10) ** 2))
     strength = rng.uniform(0.65, 0.95)
-    cover = strength * np.clip(film * (0.75 + 0.15 * _noise(rng, part.x.shape[0], 20)) + 0.35 * rim, 0, 1)
+    cover = strength * np.clip(
+        film * (0.75 + 0.15 * _noise(rng, part.x.shape[0], 20)) + 0.35 * rim, 0, 1
+    )
     part.tint = np.clip(part.tint + 0.85 * cover, 0, 1)
     part.albedo *= 1 - 0.45 * cover
     return (q < 1.05) * part.solid
 
 
 def _contamination(part: _Part, rng: np.random.Generator) -> np.ndarray:
-    """What lies on the part: a curled swarf with a shadow, or a sprinkle of chips, or a dark fibre."""
+    """Drop something on the part: curled swarf with its shadow, some chips, or a dark fibre."""
     mask = np.zeros_like(part.x)
     kind = rng.integers(3)
     start = _face_point(rng, 0.30, 0.74)
     if kind == 1:
         for _ in range(rng.integers(5, 12)):
-            cx, cy = np.asarray(start) + rng.normal(0, 0.075, 2)
-            turn, long, short = rng.uniform(0, np.pi), rng.uniform(0.012, 0.03), rng.uniform(0.008, 0.014)
-            u = np.cos(turn) * (part.x - cx) + np.sin(turn) * (part.y - cy)
-            v = -np.sin(turn) * (part.x - cx) + np.cos(turn) * (part.y - cy)
+            cx, cy = start[0] + rng.normal(0, 0.075), start[1] + rng.normal(0, 0.075)
+            turn, long, short = (
+                rng.uniform(0, np.pi),
+                rng.uniform(0.012, 0.03),
+                rng.uniform(0.008, 0.014),
+            )
+            u = math.cos(turn) * (part.x - cx) + math.sin(turn) * (part.y - cy)
+            v = -math.sin(turn) * (part.x - cx) + math.cos(turn) * (part.y - cy)
             d = np.maximum(np.abs(u) / long, np.abs(v) / short)
             mask = np.maximum(mask, _lay(part, (d - 1) * short, 0.012, rng.uniform(0.35, 0.9), 0.9))
         return mask
@@ -381,7 +392,9 @@ def _contamination(part: _Part, rng: np.random.Generator) -> np.ndarray:
     return _lay(part, d - width, 0.008, 0.07, 0.1)
 
 
-def _lay(part: _Part, d: np.ndarray, thick: float, albedo: float | np.ndarray, gloss: float) -> np.ndarray:
+def _lay(
+    part: _Part, d: np.ndarray, thick: float, albedo: float | np.ndarray, gloss: float
+) -> np.ndarray:
     """Lay a thing on the part: `d` is the signed distance to its outline -> its mask."""
     side = part.x.shape[0]
     on = _step(-d, 0.008)
@@ -397,7 +410,8 @@ def _lay(part: _Part, d: np.ndarray, thick: float, albedo: float | np.ndarray, g
     return (on > 0.5).astype(np.float32)
 
 
-#: The defects by name; each changes the part in place and returns its mask, float32 (H, W) of 0 and 1.
+#: The defects by name; each changes the part in place and returns its mask, float32 (H, W) of 0 and
+#: 1.
 DEFECTS: dict[str, Callable[[_Part, np.random.Generator], np.ndarray]] = {
     "chip": _chip,
     "contamination": _contamination,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from adfast.errors import ModelError
 
-# Name of the backbone: channels of layer1..layer3, and timm's tag of torchvision's ImageNet weights.
+# Name of the backbone: channels of layer1..layer3, timm's tag of torchvision's ImageNet weights.
 BACKBONES = {
     "resnet18": ((64, 128, 256), "resnet18.tv_in1k"),
     "resnet34": ((64, 128, 256), "resnet34.tv_in1k"),
@@ -111,7 +111,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def batch_norm_of(conv: str) -> str:
-    """Return the name of the BatchNorm after a convolution, e.g. "layer1.0.conv2" -> "layer1.0.bn2"."""
+    """Return the name of the BatchNorm after a convolution: layer1.0.bn2 of layer1.0.conv2."""
     head, _, last = conv.rpartition(".")
     norm = last.replace("conv", "bn") if last.startswith("conv") else str(int(last) + 1)
     return f"{head}.{norm}" if head else norm

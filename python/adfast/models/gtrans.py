@@ -145,8 +145,9 @@ class Tokenizer(nn.Module):
         self.scale = 1 / math.sqrt(channels)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Pool and project [B, c, H, W] into [B, g, d]."""
         # The paper projects every pixel (eq. 2), then pools (eq. 3). A^T (X W + b) = (A^T X) W + b
-        # as the weights of a token sum to 1: pooling first projects 8 tokens instead of 3136 pixels.
+        # as the weights of a token sum to 1: pooling first projects 8 tokens, not 3136 pixels.
         pooled = layers.token_attention(features, self.group.weight, self.group_bias, self.scale)
         return self.project(pooled)
 
@@ -166,6 +167,7 @@ class Block(nn.Module):
         self.scale = 1 / math.sqrt(dim)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """Let tokens x [B, t, d] attend to memory [B, t, d]; returns [B, t, d]."""
         q, k, v = self.query(x), self.key(memory), self.value(memory)  # eq. 4, 8
         attended = layers.attention(q, k, v, heads=1, scale=self.scale)  # eq. 5, 9
         # The norm sits on the attention's output, before the residual is added: as printed.
@@ -183,7 +185,7 @@ class TFM(nn.Module):
         self.decoder = nn.ModuleList(Block(dim) for _ in range(blocks))
 
     def forward(self, trans_tokens: Tensor, agn_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 3g, d] twice -> (E_out, D_out), each [B, 3g, d]."""
+        """Turn T_T and T_G into E_out and D_out, each [B, 3g, d]."""
         # E_in is T_T and D_in is T_G: section 3.2.2 (3) and 5.2, against one sentence between them.
         encoded, decoded = trans_tokens, agn_tokens
         for block in self.encoder:
@@ -205,6 +207,7 @@ class Mapper(nn.Module):
         self.scale = 1 / math.sqrt(channels)
 
     def forward(self, agn: Tensor, trans: Tensor, tokens: Tensor) -> Tensor:
+        """Return F_M [B, c, H, W] of F_G, F_T (both alike) and the layer's tokens [B, g, d]."""
         return layers.projector_attention(
             agn,
             trans,
@@ -287,7 +290,7 @@ class GTrans(nn.Module):
     def compare(
         self, image: Tensor, agn: Sequence[Tensor] | None = None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Eq. 15-17 for the three layers: maps P^l [B, 1, h_l, w_l], alpha_mse [B], alpha_cos [B]."""
+        """Eq. 15-17 per layer: maps P^l [B, 1, h_l, w_l], alpha_mse [B], alpha_cos [B]."""
         agn = self.agn_features(image) if agn is None else agn
         mapped = self.trans_features(image, agn)
         results = [layers.score_map(g, m) for g, m in zip(agn, mapped, strict=True)]

@@ -189,7 +189,7 @@ def fuse_maps(
 
 
 def gaussian_kernel(sigma: float, radius: int) -> Tensor:
-    """Samples of a Gaussian at -radius..radius, normalised to sum 1: float32 [2 * radius + 1]."""
+    """Sample a Gaussian at -radius..radius, normalised to sum 1: float32 [2 * radius + 1]."""
     x = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (x / sigma).square())
     return (kernel / kernel.sum()).float()

@@ -2,7 +2,7 @@
 
     config.json        model, config, settings, images, weights, versions; "finished" at the end
     best.safetensors   the model of the epoch with the lowest validation loss
-    last.safetensors   everything a resumed training needs: model, optimizer ("optimizer.*"), position
+    last.safetensors   all that resuming needs: model, optimizer ("optimizer.*"), position
     history.jsonl      one line per epoch
 
 Each is written under a temporary name and renamed, so a kill leaves the state before or after.

@@ -9,8 +9,11 @@ class Reporter:
     def message(self, text: str) -> None:
         """Say something once."""
 
-    def phase(self, title: str, total: int) -> None:
-        """Begin a phase of `total` images."""
+    def phase(self, title: str, total: int, done: int = 0) -> None:
+        """Begin a phase of `total` images, `done` of them before."""
+
+    def title(self, text: str) -> None:
+        """Rename the phase."""
 
     def advance(self, images: int, loss: float | None = None) -> None:
         """Count images of the phase; `loss` is the mean of the running epoch."""
@@ -33,6 +36,7 @@ class RichReporter(Reporter):
             TimeRemainingColumn,
         )
 
+        console = Console(stderr=True, soft_wrap=True)
         # The speed of the last minutes, not of the last second: validation counts too.
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -43,21 +47,29 @@ class RichReporter(Reporter):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=Console(stderr=True, soft_wrap=True),
+            console=console,
             speed_estimate_period=120,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = None
 
     def message(self, text: str) -> None:
+        """Print a line above the bar."""
         self._progress.console.print(text, markup=False, highlight=False)
 
-    def phase(self, title: str, total: int) -> None:
+    def phase(self, title: str, total: int, done: int = 0) -> None:
+        """Begin a bar."""
         self.close()
-        self._task = self._progress.add_task(title, total=total, loss="", speed="")
+        self._task = self._progress.add_task(title, total=total, completed=done, loss="", speed="")
         self._progress.start()
 
+    def title(self, text: str) -> None:
+        """Rename the bar."""
+        self._progress.update(self._task, description=text)
+
     def advance(self, images: int, loss: float | None = None) -> None:
+        """Move the bar."""
         task = self._progress.tasks[-1]
         fields = {"speed": f"{task.speed:.1f} images/s"} if task.speed else {}
         if loss is not None:
@@ -65,6 +77,7 @@ class RichReporter(Reporter):
         self._progress.update(self._task, advance=images, **fields)
 
     def close(self) -> None:
+        """Remove the bar."""
         if self._task is not None:
             self._progress.stop()
             self._progress.remove_task(self._task)

@@ -1,7 +1,8 @@
-"""The passes, in the order in which they run. Each is a function of a graph that changes it in place.
+"""The passes, in the order in which they run. Each is a function that changes a graph in place.
 
-A pass says how much it changed. Between passes the graph is checked, so that a broken graph is blamed on the
-pass that broke it; any pass but the required ones can be switched off to find the one that is wrong.
+A pass says how much it changed. Between passes the graph is checked, so that a broken graph is
+blamed on the pass that broke it; any pass but the required ones can be switched off to find the one
+that is wrong.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Pass:
 
     @property
     def name(self) -> str:
+        """What `--passes-off` calls it."""
         return self.run.__name__
 
 
@@ -49,7 +51,8 @@ table = (
     Pass(fold_batch_norm),
     Pass(lower_batch_norm, required=True),
     Pass(reassociate_projector, required=True),
-    # Sums and products behind a layer go first, or the layers below would not be seen as neighbours.
+    # Sums and products behind a layer go first, or the layers below would not be seen as
+    # neighbours.
     Pass(fold_scale_and_bias),
     Pass(merge_linears),
     Pass(drop_token_bias),

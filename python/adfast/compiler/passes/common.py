@@ -8,18 +8,18 @@ from adfast.compiler.graph import Graph, Node, Value
 
 
 def array64(value: Value) -> np.ndarray:
-    """A constant's content in float64."""
+    """Return a constant's content in float64."""
     assert value.array is not None
     return value.array.astype(np.float64)
 
 
 def derived(graph: Graph, old: Value, array: np.ndarray, what: str = "folded") -> Value:
-    """A constant computed from `old`, named after it."""
+    """Add a constant computed from `old`, named after it."""
     return graph.constant(f"{old.name.removesuffix('.' + what)}.{what}", array)
 
 
 def per_channel(value: Value, like: Value) -> np.ndarray | None:
-    """A constant operand of `like` as one number per channel, or None when it is not that.
+    """Return a constant operand of `like` as one number per channel, or None if it is not that.
 
     Channels are axis 1 of [1,C,H,W] and the last axis of anything else.
     """
@@ -34,5 +34,5 @@ def per_channel(value: Value, like: Value) -> np.ndarray | None:
 
 
 def bare(node: Node) -> bool:
-    """A conv2d or linear that adds no residual and applies no activation yet."""
+    """Whether a conv2d or linear adds no residual and applies no activation yet."""
     return node.inputs[3] is None and node.attrs["activation"] == "none"

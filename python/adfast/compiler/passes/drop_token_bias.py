@@ -1,4 +1,4 @@
-"""The bias of a token's logits does nothing: softmax over the pixels takes away what all pixels share."""
+"""The bias of a token's logits does nothing: softmax over pixels cancels what all pixels share."""
 
 from __future__ import annotations
 

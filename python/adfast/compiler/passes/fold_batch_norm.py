@@ -1,4 +1,4 @@
-"""Batch normalisation of a convolution's or linear layer's result goes into its weights and bias."""
+"""Batch normalisation behind a convolution or linear layer goes into its weights and bias."""
 
 from __future__ import annotations
 

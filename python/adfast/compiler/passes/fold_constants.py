@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adfast.compiler import reference
-from adfast.compiler.graph import Graph
+from adfast.compiler.graph import Graph, Value
 from adfast.compiler.passes.common import array64
 
 
@@ -14,9 +14,27 @@ def fold_constants(graph: Graph) -> int:
         operands = [value for value in node.inputs if value is not None]
         if not operands or not all(value.is_constant for value in operands):
             continue
+        if not all(_may_be_constant(graph, value) for value in node.outputs):
+            continue
         arrays = [None if value is None else array64(value) for value in node.inputs]
         for old, array in zip(node.outputs, reference.evaluate(node, arrays), strict=True):
             graph.replace(old, graph.constant(f"{old.name}.constant", array))
+            _put_second(graph)
         graph.remove(node)
         count += 1
     return count
+
+
+def _may_be_constant(graph: Graph, value: Value) -> bool:
+    """Whether those who read `value` have a form for a constant there."""
+    ordered = (node for node in graph.users(value) if node.op in ("sub", "div"))
+    return not graph.is_output(value) and all(
+        node.inputs[0] is not value or node.inputs[1].is_constant for node in ordered
+    )
+
+
+def _put_second(graph: Graph) -> None:
+    """Constants of commutative ops are their second input."""
+    for node in graph.nodes:
+        if node.op in ("add", "mul", "max", "min") and node.inputs[0].is_constant:
+            node.inputs.reverse()

@@ -1,6 +1,7 @@
 """The network's own normalisation of the image moves into the frame op, which scales anyway.
 
-Exact: only steps between the frame and everything that reads it move, never one behind a padded convolution.
+Exact: only steps between the frame and everything that reads it move, never one behind a padded
+convolution.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def fold_input_normalization(graph: Graph) -> int:
 
 
 def _affine(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
-    """A node as y = x * scale + bias per channel, if it is that."""
+    """Read a node as y = x * scale + bias per channel, if it is that."""
     if node.op == "batch_norm":
         gamma, beta, mean, variance = (array64(value) for value in node.inputs[1:])
         scale = gamma / np.sqrt(variance + node.attrs["eps"])

@@ -1,4 +1,4 @@
-"""A sum with a convolution's, linear layer's or layer norm's result is made where that result is made."""
+"""A sum behind a convolution, linear layer or layer norm is made where their result is made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def fuse_residual(graph: Graph) -> int:
         layers = [layer for layer in _candidates(graph, node)]
         if not layers:
             continue
-        # Of two, the later one: its residual is ready by then. The sum's place keeps the order right.
+        # Of two, the later one: its residual is ready by then. The sum's place keeps the order
+        # right.
         layer, residual = max(layers, key=lambda pair: graph.nodes.index(pair[0]))
         inputs = [*layer.inputs[:3], residual]
         graph.rewrite(node, layer.op, inputs, layer.attrs, like=layer)

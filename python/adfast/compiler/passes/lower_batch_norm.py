@@ -20,7 +20,9 @@ def lower_batch_norm(graph: Graph) -> int:
         shape = (1, -1, 1, 1) if len(x.shape) == 4 else (-1,)
         factor = graph.constant(f"{node.name}.scale", scale.reshape(shape))
         shift = graph.constant(f"{node.name}.shift", (beta - mean * scale).reshape(shape))
-        (product,) = graph.add("mul", [x, factor], name=f"{node.name}.mul", path=node.path, before=node)
+        (product,) = graph.add(
+            "mul", [x, factor], name=f"{node.name}.mul", path=node.path, before=node
+        )
         graph.rewrite(node, "add", [product, shift])
         count += 1
     return count

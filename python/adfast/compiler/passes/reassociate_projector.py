@@ -1,7 +1,7 @@
 """Queries of the projector are never made: `(W f + b) . k = f . (W^T k) + b . k`.
 
-GTrans, eq. 12. There are thousands of pixels and a handful of tokens, so the tokens' keys are taken to the
-space of the features instead.
+GTrans, eq. 12. There are thousands of pixels and a handful of tokens, so the tokens' keys are taken
+to the space of the features instead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from adfast.compiler.passes.common import array64
 
 
 def reassociate_projector(graph: Graph) -> int:
-    """Replace every query_projector_attention by projector_attention; return how many there were."""
+    """Replace query_projector_attention by projector_attention; return how many there were."""
     count = 0
     for node in [node for node in graph.nodes if node.op == "query_projector_attention"]:
         x, features, weight, bias, key, value = node.inputs

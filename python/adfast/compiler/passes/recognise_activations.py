@@ -50,7 +50,7 @@ def _gelu_input(graph: Graph, node: Node) -> Value | None:
 
 
 def _factors(graph: Graph, value: Value) -> tuple[list[Value], float]:
-    """A product as its activation factors and one number."""
+    """Split a product into its activation factors and one number."""
     node = graph.producer(value, "mul", "div")
     if node is None:
         return [value], 1.0

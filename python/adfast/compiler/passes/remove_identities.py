@@ -38,7 +38,9 @@ def _is_copy(node: Node) -> bool:
 
 def _merge_with_producer(graph: Graph, node: Node) -> int:
     """Make a reshape of a reshape, or a transpose of a transpose, one step from the first input."""
-    before = graph.producer(node.inputs[0], node.op) if node.op in ("reshape", "transpose") else None
+    before = (
+        graph.producer(node.inputs[0], node.op) if node.op in ("reshape", "transpose") else None
+    )
     if before is None:
         return 0
     if node.op == "transpose":

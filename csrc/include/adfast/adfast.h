@@ -1,0 +1,102 @@
+/* adfast: run an anomaly detection plan from C.
+ *
+ * Every function returns a status; on anything but ADFAST_OK, adfast_last_error() tells what was
+ * expected, what came and what to do. Nothing is printed, nothing is thrown, the process never ends.
+ *
+ * Threads: any number of engines may live in a process. One engine may be used from many threads:
+ * calls on it take turns. Destroy an engine only when no call on it is under way.
+ *
+ * Sizes are pixels, strides are bytes, times are milliseconds, scores are unitless and >= 0.
+ * Structs begin with their size, set by the caller to sizeof the struct: later versions may append.
+ */
+#ifndef ADFAST_ADFAST_H
+#define ADFAST_ADFAST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define ADFAST_API __attribute__((visibility("default")))
+#else
+#define ADFAST_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum adfast_status {
+  ADFAST_OK = 0,
+  ADFAST_ERROR_PLAN = 1,     /* the plan file is damaged, altered, too new, or cannot run here */
+  ADFAST_ERROR_FRAME = 2,    /* the image has an unusable size or layout */
+  ADFAST_ERROR_ARGUMENT = 3, /* an argument is out of range */
+  ADFAST_ERROR_IO = 4,       /* the operating system refused */
+  ADFAST_ERROR_RUN = 5       /* the computation failed, or its result is not finite */
+} adfast_status;
+
+/* GenICam PFNC codes of the formats this version takes. */
+typedef enum adfast_pixel_format {
+  ADFAST_MONO8 = 0x01080001,
+  ADFAST_RGB8 = 0x02180014,
+  ADFAST_BGR8 = 0x02180015
+} adfast_pixel_format;
+
+typedef struct adfast_engine adfast_engine;
+
+typedef struct adfast_options {
+  size_t struct_size;
+  int32_t threads;       /* 0: every processor this process may use */
+  const char* precision; /* "f32", "bf16", or NULL for the plan's own */
+} adfast_options;
+
+/* Borrowed for the duration of a call. */
+typedef struct adfast_frame {
+  size_t struct_size;
+  const uint8_t* data;
+  int32_t width, height;
+  ptrdiff_t row_stride; /* bytes from a row to the next; 0: rows follow each other; may be negative */
+  uint32_t pixel_format;
+} adfast_frame;
+
+typedef struct adfast_result {
+  size_t struct_size;
+  float score;         /* raw */
+  float threshold;     /* NaN when the plan is not calibrated */
+  int32_t is_anomalous; /* 1, 0, or -1 when the plan is not calibrated */
+  double frame_ms, network_ms, map_ms, total_ms;
+} adfast_result;
+
+typedef struct adfast_info {
+  size_t struct_size;
+  int32_t map_width, map_height; /* of the network's own map */
+  int32_t threads;
+  float threshold;
+  const char* precision; /* these live as long as the engine */
+  const char* isa;
+  const char* model;
+} adfast_info;
+
+/* Loads and checks a plan. `options` may be NULL. On success `*engine` is owned by the caller. */
+ADFAST_API adfast_status adfast_load(const char* path, const adfast_options* options,
+                                     adfast_engine** engine);
+
+/* Frees an engine; NULL is allowed. */
+ADFAST_API void adfast_destroy(adfast_engine* engine);
+
+/* Inspects one frame. `map` receives height x width floats, row by row, and may be NULL. */
+ADFAST_API adfast_status adfast_predict(adfast_engine* engine, const adfast_frame* frame,
+                                        adfast_result* result, float* map);
+
+ADFAST_API adfast_status adfast_get_info(const adfast_engine* engine, adfast_info* info);
+
+/* What went wrong in this thread's last failed call; never NULL, valid until the next one. */
+ADFAST_API const char* adfast_last_error(void);
+
+/* "major.minor.patch" */
+ADFAST_API const char* adfast_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,407 @@
+"""From a training run or an ONNX file to a plan that was compiled, calibrated and compared.
+
+`build` compiles, runs the result beside the reference (PyTorch for a run, ONNX Runtime for an ONNX
+file), chooses the precision, takes the threshold from good images that were not trained on, and
+writes the plan with golden frames by which any machine can test itself later.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adfast import parity
+from adfast._version import __version__
+from adfast.calibrate import MapStatistics, spearman, threshold
+from adfast.compiler import Compiled, compile_onnx
+from adfast.compiler.writer import Golden, GoldenFrame, write_plan
+from adfast.errors import AdfastError, ArgumentError, CompileError, DataError
+from adfast.files import atomic_path
+from adfast.images import list_images, read_image
+
+PARITY_IMAGES = 16
+DRIFT_IMAGES = 32
+GOLDEN_FRAMES = 3
+GOLDEN_SIDE = 512
+# |map - reference| over the reference's maximum, engine in f32.
+WARN_ABOVE = 1e-4
+FAIL_ABOVE = 1e-3
+# bf16 is taken by itself only when it ranks images as f32 does.
+MIN_SPEARMAN = 0.99
+
+Log = Callable[[str], None]
+Track = Callable[[Sequence[Any], str], Iterable[Any]]
+
+
+@dataclass
+class _Source:
+    """What is built: its ONNX file, its reference, its good images."""
+
+    onnx: Path
+    name: str
+    compiled: Compiled
+    reference: str
+    answers: parity.Answers
+    images: list[Path]
+    images_from: str
+
+
+def build(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    precision: str = "auto",
+    calibrate: str | os.PathLike[str] | None = None,
+    max_fpr: float = 0.01,
+    passes_off: Sequence[str] = (),
+    created: str = "",
+    log: Log | None = None,
+    track: Track | None = None,
+) -> dict[str, Any]:
+    """Build a plan.
+
+    Args:
+        source: the folder of a training run, or an .onnx file.
+        output: the plan file; written last, whole or not at all.
+        precision: "f32", "bf16", or "auto": bf16 where the processor computes in it and the scores
+            rank images as in f32.
+        calibrate: folder of good images for the threshold; a run's own validation images by
+            default. An ONNX file without them gives a plan without a threshold.
+        max_fpr: false-positive rate on good images that the threshold is set for, in [0, 1).
+        passes_off: compiler passes to leave out.
+        created: ISO time for the plan's provenance; now by default.
+        log: called with lines for people.
+        track: wraps the images of a long step, to show progress: track(items, what).
+
+    Returns:
+        {"precision", "calibration", "parity"} as they stand in the plan.
+
+    Raises:
+        CompileError: the model cannot be compiled, or the engine's f32 answers differ from the
+            reference's by more than 1e-3 of the map's maximum.
+        DataError, FrameError: the calibration images are missing or unreadable.
+        AdfastError: the output cannot be written.
+    """
+    say = log or (lambda text: None)
+    each = track or (lambda items, what: items)
+    if precision not in ("auto", "f32", "bf16"):
+        raise ArgumentError(f"[build] precision is {precision!r}, expected auto, f32 or bf16")
+    if not 0 <= max_fpr < 1:
+        raise ArgumentError(f"[build] max_fpr is {max_fpr}, expected at least 0 and below 1")
+    output = Path(output)
+    _check_writable(output)
+    with tempfile.TemporaryDirectory(prefix="adfast-") as scratch:
+        made = _open(Path(source), Path(scratch), calibrate, passes_off, say)
+        provisional = Path(scratch) / "provisional.plan"
+        compiled = made.compiled
+        write_plan(provisional, compiled.graph, compiled.fields, {}, Golden(), {}, {})
+        frames = _parity_frames(made, compiled)
+        say(f"comparing with {made.reference} on {len(frames)} images")
+        expected = [made.answers(frame) for frame in each(frames, "reference")]
+        report, chosen = _compare(made, provisional, frames, expected, precision, say, each)
+        engine = _load(provisional, chosen)
+        calibration = _calibrate(made, engine, max_fpr, say, each)
+    fields = {**compiled.fields, "precision": chosen}
+    golden = _golden(made, frames, expected, report)
+    with atomic_path(output) as temporary:
+        provenance = _provenance(made, created)
+        write_plan(temporary, compiled.graph, fields, calibration, golden, report, provenance)
+        test = _load(temporary, chosen).self_test()
+        if not test["passed"]:
+            raise CompileError(f"the finished plan fails its own golden frames: {test}")
+    say(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB, precision {chosen})")
+    return {"precision": chosen, "calibration": calibration, "parity": report}
+
+
+def _check_writable(output: Path) -> None:
+    """Fail before the work, not after it."""
+    if output.is_dir():
+        raise AdfastError(f"cannot write {output}: it is a folder; name the plan file")
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise AdfastError(
+            f"cannot write {output}: {error.strerror or error}; choose a folder that exists "
+            "and that you may write to"
+        ) from error
+
+
+def _open(
+    source: Path,
+    scratch: Path,
+    calibrate: str | os.PathLike[str] | None,
+    passes_off: Sequence[str],
+    say: Log,
+) -> _Source:
+    given = list_images([calibrate]) if calibrate is not None else []
+    given_from = f"folder {Path(calibrate).name}" if calibrate is not None else "none"
+
+    def compiled(path: Path, name: str) -> Compiled:
+        say(f"compiling {name}")
+        result = compile_onnx(
+            path, name=name, disable=passes_off, log=lambda line: say("  " + line)
+        )
+        say(f"  {len(result.graph.nodes)} nodes")
+        return result
+
+    if source.is_dir():
+        from adfast.export import export_onnx, provenance
+        from adfast.models import load_run
+
+        model, info = load_run(source)
+        model = model.eval()
+        name = source.resolve().name
+        say(f"exporting {name}")
+        info = {**info, "provenance": provenance(source, info)}
+        path = export_onnx((model, info), scratch / "model.onnx")
+        images = given or _validation_images(source, info)
+        images_from = given_from if given else "held-out validation images"
+        answers = parity.from_run(model)
+        return _Source(path, name, compiled(path, name), "pytorch", answers, images, images_from)
+    result = compiled(source, source.stem)
+    reference, answers = parity.from_onnx(source, result)
+    return _Source(source, source.stem, result, reference, answers, given, given_from)
+
+
+def _validation_images(run: Path, info: dict[str, Any]) -> list[Path]:
+    """Find the good images that the run set apart."""
+    data = info.get("data") or {}
+    paths = [Path(data.get("root", ""), name) for name in data.get("validation", ())]
+    missing = [path for path in paths if not path.is_file()]
+    if missing or not paths:
+        what = (
+            f"{len(missing)} of its {len(paths)} validation images are missing, first {missing[0]}"
+        )
+        raise DataError(
+            f"{run}: {what if missing else 'the run names no validation images'}; "
+            "give good images that were not trained on with --calibrate DIR"
+        )
+    return paths
+
+
+def _parity_frames(made: _Source, compiled: Compiled) -> list[np.ndarray]:
+    # onnx's evaluator takes minutes where the others take a second.
+    count = GOLDEN_FRAMES if made.reference == "onnx.reference" else PARITY_IMAGES
+    if not made.images:
+        return generated_frames(count, *compiled.fields["frame.resize"])
+    picked = np.unique(np.linspace(0, len(made.images) - 1, count).round().astype(int))
+    return [_decimated(read_image(made.images[index])) for index in picked]
+
+
+def generated_frames(count: int, height: int, width: int) -> list[np.ndarray]:
+    """Make uint8 frames (height, width, 3) for a model that came without images."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for _ in range(count):
+        coarse = rng.uniform(0, 255, (-(-height // 16), -(-width // 16), 3))
+        frame = np.kron(coarse, np.ones((16, 16, 1)))[:height, :width]
+        frame = frame * 0.5 + 64 + rng.normal(0, 8, frame.shape)
+        frames.append(_disturbed(np.clip(frame, 0, 255).astype(np.uint8), rng))
+    return frames
+
+
+def _disturbed(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Copy a frame, a piece of it pasted to another place with its brightness changed."""
+    height, width = frame.shape[:2]
+    h, w = (max(1, int(side * rng.uniform(0.05, 0.3))) for side in (height, width))
+    (y, x), (v, u) = (
+        (int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)))
+        for _ in range(2)
+    )
+    patch = frame[v : v + h, u : u + w].astype(np.float64) * rng.uniform(0.4, 1.6)
+    copy = frame.copy()
+    copy[y : y + h, x : x + w] = np.clip(patch, 0, 255).astype(np.uint8)
+    return copy
+
+
+def _decimated(frame: np.ndarray) -> np.ndarray:
+    """Keep every n-th row and column, so that golden frames stay small."""
+    step = -(-max(frame.shape[:2]) // GOLDEN_SIDE)
+    return np.ascontiguousarray(frame[::step, ::step])
+
+
+def _load(path: Path, precision: str) -> Any:
+    import adfast
+
+    return adfast.load(path, precision=precision)
+
+
+def _compare(
+    made: _Source,
+    plan: Path,
+    frames: list[np.ndarray],
+    expected: list[parity.Answer],
+    precision: str,
+    say: Log,
+    each: Track,
+) -> tuple[dict[str, Any], str]:
+    """Make the parity report and choose the precision to build for."""
+    exact = _load(plan, "f32")
+    info = exact.info
+    report: dict[str, Any] = {
+        "reference": made.reference,
+        "images": len(frames),
+        "generated": not made.images,
+        "engine_f32": parity.difference(expected, _answers(exact, frames)),
+        "machine": f"{parity.machine()}, {info['isa']}, {info['threads']} threads",
+    }
+    if made.reference == "pytorch":
+        runtime = parity.from_onnxruntime(made.onnx, made.compiled)
+        if runtime is not None:
+            report["onnxruntime"] = parity.difference(expected, map(runtime, frames))
+    for who in ("onnxruntime", "engine_f32"):
+        if who in report:
+            say(f"  {who}: map within {report[who]['map_max_rel']:.1e} of its maximum")
+    error = report["engine_f32"]["map_max_rel"]
+    if error > FAIL_ABOVE:
+        raise CompileError(
+            f"the engine in f32 differs from {made.reference} by {error:.2e} of the map's "
+            f"maximum, at most {FAIL_ABOVE:g} is accepted; find the pass that does it with "
+            "--passes-off NAME,..."
+        )
+    if error > WARN_ABOVE:
+        say(f"warning: f32 parity is {error:.2e}, {WARN_ABOVE:g} or less is usual")
+    chosen, reason = _choose(made, plan, exact, frames, expected, precision, report, say, each)
+    report["precision"] = {"chosen": chosen, "reason": reason}
+    say(f"precision {chosen}: {reason}")
+    return report, chosen
+
+
+def _choose(
+    made: _Source,
+    plan: Path,
+    exact: Any,
+    frames: list[np.ndarray],
+    expected: list[parity.Answer],
+    precision: str,
+    report: dict[str, Any],
+    say: Log,
+    each: Track,
+) -> tuple[str, str]:
+    native = bool(exact.info.get("native_bf16"))
+    if precision == "f32" and not native:
+        return "f32", "asked for"
+    if precision == "auto" and not native:
+        return "f32", "this processor does not compute in bf16"
+    rounded = _load(plan, "bf16")
+    found = parity.difference(expected, _answers(rounded, frames))
+    if made.images:
+        picked = np.unique(np.linspace(0, len(made.images) - 1, DRIFT_IMAGES).round().astype(int))
+        images = [read_image(made.images[index]) for index in picked]
+    else:
+        images = generated_frames(DRIFT_IMAGES, *made.compiled.fields["frame.resize"])
+    rng = np.random.default_rng(0)
+    # Good images alone score nearly alike; a ranking needs some that do not.
+    images += [_disturbed(image, rng) for image in images]
+    pairs = [
+        (exact.predict(image).score, rounded.predict(image).score)
+        for image in each(images, "f32 and bf16")
+    ]
+    found["score_spearman"] = spearman(*zip(*pairs, strict=True))
+    found["score_images"] = len(pairs)
+    report["engine_bf16"] = found
+    drift = (
+        f"rank correlation of bf16 and f32 scores {found['score_spearman']:.4f} on "
+        f"{len(pairs)} images, map error {found['map_max_rel']:.1e} of its maximum"
+    )
+    if precision != "auto":
+        if precision == "bf16" and found["score_spearman"] < MIN_SPEARMAN:
+            say(f"warning: {drift}; {MIN_SPEARMAN} or more is expected")
+        return precision, f"asked for; {drift}"
+    if found["score_spearman"] < MIN_SPEARMAN:
+        return "f32", f"{drift}, below {MIN_SPEARMAN}"
+    return "bf16", drift
+
+
+def _answers(engine: Any, frames: list[np.ndarray]) -> list[parity.Answer]:
+    results = [engine.predict(frame) for frame in frames]
+    return [(result.score, result.network_map) for result in results]
+
+
+def _calibrate(made: _Source, engine: Any, max_fpr: float, say: Log, each: Track) -> dict[str, Any]:
+    """Make the plan's section "calibration"."""
+    table: dict[str, Any] = {
+        "images": len(made.images),
+        "source": made.images_from,
+        "precision": engine.info["precision"],
+    }
+    scale = made.compiled.metadata.get("alpha_scale")
+    if scale:
+        table["alpha_scale"] = [float(value) for value in scale]
+    if not made.images:
+        say("not calibrated: no good images (--calibrate DIR); the plan gives scores, no verdicts")
+        return table
+    say(f"calibrating on {len(made.images)} images ({made.images_from})")
+    scores, maps = [], MapStatistics(len(made.images))
+    for path in each(made.images, "calibration"):
+        result = engine.predict(read_image(path))
+        scores.append(result.score)
+        maps.add(result.network_map)
+    limit = threshold(scores, max_fpr)
+    if not limit.enough:
+        say(
+            f"warning: {len(scores)} good images cannot show a false-positive rate of {max_fpr:g}; "
+            f"the threshold is their largest score, expect about {limit.expected_fpr:.2g} of good "
+            f"images above it ({round(1 / max_fpr) if max_fpr else 'more'} images or more would do)"
+        )
+    say(f"  threshold {limit.value:.6g}, expected false-positive rate {limit.expected_fpr:.2g}")
+    return {
+        "threshold": limit.value,
+        "max_fpr": float(max_fpr),
+        "expected_fpr": limit.expected_fpr,
+        **table,
+        "score.min": float(np.min(scores)),
+        "score.mean": float(np.mean(scores)),
+        "score.std": float(np.std(scores)),
+        "score.max": float(np.max(scores)),
+        "map.mean": maps.mean(),
+        "map.max": maps.quantile(0.999),
+    }
+
+
+def _golden(
+    made: _Source,
+    frames: list[np.ndarray],
+    expected: list[parity.Answer],
+    report: dict[str, Any],
+) -> Golden:
+    """Take the least, the middle and the most anomalous of the compared frames."""
+    order = np.argsort([score for score, _ in expected], kind="stable")
+    picked = dict.fromkeys(int(order[at]) for at in (0, len(order) // 2, len(order) - 1))
+    golden = [
+        GoldenFrame(frames[i].reshape(*frames[i].shape[:2], -1), *expected[i]) for i in picked
+    ]
+    # Other processors round in other places: room for that, but none for a wrong kernel.
+    drift = report.get("engine_bf16", {"map_max_rel": 0.05})["map_max_rel"]
+    return Golden(golden, FAIL_ABOVE, float(np.clip(4 * drift, 0.02, 0.5)), made.reference)
+
+
+def _provenance(made: _Source, created: str) -> dict[str, Any]:
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {
+        "adfast": __version__,
+        "created": created or now,
+        "onnx_sha256": made.compiled.sha256,
+        "model": made.compiled.metadata.get("provenance", {}),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    found = {}
+    for package in ("numpy", "onnx", "onnxruntime", "torch"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

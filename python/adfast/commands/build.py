@@ -1,0 +1,74 @@
+"""adfast build: compile, compare, calibrate and write a plan."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("source", type=Path, help="the folder of a training run, or an ONNX file")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the plan file to write")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "f32", "bf16"),
+        default="auto",
+        help="auto (default): bf16 where the processor has it and scores keep their order",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="DIR",
+        help="good images for the threshold (default: the run's validation images)",
+    )
+    parser.add_argument(
+        "--max-fpr",
+        type=float,
+        default=0.01,
+        metavar="RATE",
+        help="false-positive rate on good images that the threshold is set for (default 0.01)",
+    )
+    parser.add_argument(
+        "--passes-off",
+        default="",
+        metavar="NAME,...",
+        help="compiler passes to leave out, to find one that is wrong",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from adfast.build import build
+
+    def log(text: str) -> None:
+        if not args.quiet or text.startswith("warning"):
+            print(text, file=sys.stderr)
+
+    build(
+        args.source,
+        args.output,
+        precision=args.precision,
+        calibrate=args.calibrate,
+        max_fpr=args.max_fpr,
+        passes_off=[name.strip() for name in args.passes_off.split(",") if name.strip()],
+        log=log,
+        track=None if args.quiet else _track,
+    )
+    return 0
+
+
+def _track(items: Sequence[Any], what: str) -> Iterable[Any]:
+    """Show a bar on a terminal that has rich; a log needs none."""
+    if sys.stderr.isatty():
+        try:
+            from rich.console import Console
+            from rich.progress import track
+        except ImportError:
+            return items
+        return track(items, what, console=Console(stderr=True), transient=True)
+    return items

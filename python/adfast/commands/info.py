@@ -1,0 +1,155 @@
+"""adfast info: show what a plan holds and where it came from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("plan", type=Path, help="a plan file, from adfast build")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document instead of text"
+    )
+    parser.add_argument("--graph", action="store_true", help="print the graph too, a node per line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from adfast import _core
+
+    plan = describe(_core.read_plan(str(args.plan)))
+    if not args.graph:
+        del plan["graph"]
+    if args.json:
+        print(json.dumps({"plan": str(args.plan), **plan}, indent=1))
+    else:
+        print("\n".join(lines(str(args.plan), plan)))
+    return 0
+
+
+def describe(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn what `_core.read_plan` gives into JSON types; pictures become their sizes."""
+    golden = [
+        {
+            "frame": list(each["frame"].shape),
+            "score": float(each["score"]),
+            "map": list(each["map"].shape),
+            "map_max": float(each["map"].max()) if each["map"].size else 0.0,
+        }
+        for each in plan["golden"]
+    ]
+    fields = dict(plan["fields"])
+    fields["config"] = _parsed(fields.get("config", "{}"))
+    return {
+        **plan,
+        "fields": fields,
+        "golden": golden,
+        "parity": _parsed(plan["parity"]),
+        "provenance": _parsed(plan["provenance"]),
+    }
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def lines(path: str, plan: Mapping[str, Any]) -> Iterator[str]:
+    """Lay a described plan out as text."""
+    fields, calibration = plan["fields"], plan["calibration"]
+    megabytes = plan["file_size"] / 1e6
+    model = f"{fields.get('model')} '{fields.get('name')}'"
+    yield f"{path}: {model}, {megabytes:.1f} MB, plan format {plan['version']}"
+    yield from _section("network")
+    yield from _rows(
+        {
+            "nodes": plan["nodes"],
+            "parameters": f"{plan['parameters']:,}",
+            "precision": fields.get("precision"),
+            "frame": _frame_text(fields),
+            "map": _map_text(fields),
+            "score": f"{fields.get('score.reduction')} of the map",
+        }
+    )
+    yield from _section("model config")
+    yield from _rows(fields["config"] if isinstance(fields["config"], dict) else {})
+    yield from _section("calibration")
+    if "threshold" not in calibration:
+        yield "  not calibrated: no threshold, no verdicts"
+    yield from _rows(calibration)
+    yield from _section("golden frames")
+    yield from _rows(plan["golden_info"])
+    for number, each in enumerate(plan["golden"], 1):
+        frame, score_map = _by(each["frame"]), f"map {_by(each['map'])}"
+        top = f"score {each['score']:.6g}, maximum {each['map_max']:.6g}"
+        yield f"  {number}: frame {frame}, {score_map}, {top}"
+    yield from _section("parity (differences as fractions of the reference's maximum)")
+    yield from _rows(_flat(plan["parity"]))
+    yield from _section("provenance")
+    yield from _rows(_flat(plan["provenance"]))
+    yield from _section("file")
+    for each in plan["sections"]:
+        place = f"at {each['offset']:>11,}  {each['size']:>13,} bytes"
+        yield f"  {each['name']:<12} {place}  sha256 {each['sha256'][:16]}"
+    if "graph" in plan:
+        yield from _section("graph")
+        yield plan["graph"]
+
+
+def _frame_text(fields: Mapping[str, Any]) -> str:
+    antialias = "antialiased" if fields.get("frame.antialias") else "not antialiased"
+    resize, crop = _by(fields.get("frame.resize", ())), _by(fields.get("frame.crop", ()))
+    how = f"{fields.get('frame.interpolation')}, {antialias}"
+    return f"any size, {fields.get('frame.color')}; stretched to {resize} ({how}), centre {crop}"
+
+
+def _map_text(fields: Mapping[str, Any]) -> str:
+    corners = "corners aligned" if fields.get("map.align_corners") else "corners not aligned"
+    text = f"{fields.get('map.upsample')} upsampling, {corners}"
+    if fields.get("map.smoothing", "none") == "none":
+        return text
+    return (
+        f"{text}; {fields['map.smoothing']} smoothing, sigma {fields.get('map.sigma'):g}, "
+        f"{fields.get('map.size')} taps, {fields.get('map.border')} border"
+    )
+
+
+def _section(title: str) -> Iterator[str]:
+    yield ""
+    yield title
+
+
+def _rows(table: Mapping[str, Any]) -> Iterator[str]:
+    width = max((len(key) for key in table), default=0)
+    for key, value in table.items():
+        yield f"  {key:<{width}}  {_text(value)}"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten a nested object into one table with dotted keys."""
+    if not isinstance(value, dict):
+        return {prefix or "text": value}
+    table: dict[str, Any] = {}
+    for key, inner in value.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        table.update(_flat(inner, name) if isinstance(inner, dict) else {name: inner})
+    return table
+
+
+def _by(sizes: Any) -> str:
+    return "x".join(str(size) for size in sizes)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) for item in value)
+    return str(value)

@@ -1,0 +1,306 @@
+"""A training's model, optimizer, images and position: everything around the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import math
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from adfast import models
+from adfast.data.folder import dataset_sha256, good_images, split_good
+from adfast.errors import AdfastError, ModelError
+from adfast.models.backbones import load_backbone
+from adfast.training import checkpoint
+from adfast.training.feed import Feed, available_memory
+from adfast.training.reporting import Reporter
+from adfast.training.settings import TrainSettings
+
+
+class Run:
+    """One training. Everything that can fail early fails in the constructor.
+
+    Args:
+        settings: see `TrainSettings`.
+        out: the run folder.
+        resume: restore the state of last.safetensors, if there is one.
+        report: is told of the progress.
+    """
+
+    def __init__(self, settings: TrainSettings, out: Path, resume: bool, report: Reporter) -> None:
+        self.settings, self.out, self.report = settings, out, report
+        self.device = _device(settings.device)
+        self.precision = _precision(settings.precision, self.device)
+        last = out / "last.safetensors"
+        resume = resume and last.is_file()
+        root = Path(settings.data)
+        train_paths, validation_paths = split_good(
+            good_images(root, settings.list_file), settings.fraction, settings.seed
+        )
+        _check_out(out, resume)
+        self.config = models.config_class(settings.model).from_dict(settings.config)
+        torch.manual_seed(settings.seed)
+        agn, weights = load_backbone(self.config.backbone, settings.weights)
+        self.model = models.create(settings.model, self.config, agn=agn)
+        self.model.to(self.device, memory_format=torch.channels_last)
+        paths = train_paths + validation_paths
+        keep, keep_features = self._cache(len(paths))
+        self.feed = Feed(paths, self.config.resize, self.config.crop, keep=keep, report=report)
+        self.train_indices = torch.arange(len(train_paths))
+        self.validation_indices = torch.arange(len(train_paths), len(paths))
+        self.optimizer = torch.optim.Adam(
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+        )
+        best = {"epoch": 0, "validation_loss": math.inf}
+        self.position = {"epoch": 0, "step": 0, "loss_sum": 0.0, "best": best}
+        self.history: list[dict] = []
+        self.info = {
+            "adfast": _version("adfast"),
+            "model": settings.model,
+            "config": self.config.to_dict(),
+            "training": {**settings.to_dict(), "precision": self.precision},
+            "data": {
+                "root": str(root.resolve()),
+                "train": [p.relative_to(root).as_posix() for p in train_paths],
+                "validation": [p.relative_to(root).as_posix() for p in validation_paths],
+                "sha256": dataset_sha256(root, paths),
+            },
+            "weights": weights,
+            "versions": {
+                "python": platform.python_version(),
+                **{name: _version(name) for name in ("torch", "timm", "numpy")},
+            },
+            "finished": False,
+        }
+        if resume:
+            self._resume(last)
+        checkpoint.write_json(out / "config.json", self.info)
+        self.features: list[Tensor] | None = None
+        if keep_features:
+            self.features = self._agn_features()
+        self.steps = math.ceil(len(train_paths) / settings.batch)  # per epoch
+        done = self.position["epoch"] * len(paths) + self.position["step"] * settings.batch
+        report.phase("training", settings.epochs * len(paths), done)
+        self.began = time.monotonic()
+
+    def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[Tensor] | None]]:
+        """Yield images and, where they are kept, AGN's features of each index tensor in turn."""
+        for indices, images in zip(order, self.feed.batches(order), strict=True):
+            features = None
+            if self.features is not None:
+                features = [f[indices].to(self.device) for f in self.features]
+            yield images.to(self.device), features
+
+    def order(self, epoch: int) -> Sequence[Tensor]:
+        """Return the index tensors of the steps that are left of an epoch."""
+        self.report.title(f"epoch {epoch + 1}/{self.settings.epochs}")
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+        shuffled = torch.randperm(len(self.train_indices), generator=generator)
+        batches = self.train_indices[shuffled].split(self.settings.batch)
+        return batches[self.position["step"] :]
+
+    def learning_rate(self, epoch: int) -> float:
+        """Return the rate of the next step (eq. 20)."""
+        step = epoch * self.steps + self.position["step"]
+        total = self.settings.epochs * self.steps
+        return self.settings.lr * self.settings.lr_decay ** (step / total)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Return the context in which the forward pass runs."""
+        if self.precision == "f32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device, torch.bfloat16)
+
+    def end_step(self, images: int, loss: float) -> None:
+        """Count a step; a ModelError says if its loss is not finite."""
+        if not math.isfinite(loss):
+            raise ModelError(f"loss is {loss}; lower --lr, or train with --precision f32")
+        self.position["step"] += 1
+        self.position["loss_sum"] += loss * images
+        seen = min(self.position["step"] * self.settings.batch, len(self.train_indices))
+        self.report.advance(images, self.position["loss_sum"] / seen)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Validate, and save the state and, if it is the best so far, the model."""
+        validation, alpha_scale = self.validate()
+        if not math.isfinite(validation):
+            raise ModelError(f"validation loss is {validation}; lower --lr")
+        self.set_alpha_scale(alpha_scale)
+        count = len(self.train_indices)
+        now = time.monotonic()
+        record = {
+            "epoch": epoch + 1,
+            "loss": self.position["loss_sum"] / count,
+            "validation_loss": validation,
+            "lr": self.learning_rate(epoch),
+            "alpha_scale": alpha_scale,
+            "seconds": round(now - self.began, 3),
+        }
+        self.began = now
+        if validation < self.position["best"]["validation_loss"]:
+            self.position["best"] = {"epoch": epoch + 1, "validation_loss": validation}
+            checkpoint.save_model(self.out / "best.safetensors", self.model)
+        self.history.append(record)
+        # Before `last`: after a kill in between, the epoch is done again and its line replaced.
+        checkpoint.write_history(self.out / "history.jsonl", self.history)
+        self.position.update(epoch=epoch + 1, step=0, loss_sum=0.0)
+        self.save_last()
+        self.report.message(
+            f"epoch {epoch + 1}/{self.settings.epochs}: loss {record['loss']:.5g}, "
+            f"validation {validation:.5g}, {record['seconds']:.1f} s"
+        )
+
+    def save_last(self) -> None:
+        """Save the state to resume from."""
+        path = self.out / "last.safetensors"
+        checkpoint.save_last(path, self.model, self.optimizer, self.position)
+
+    @torch.no_grad()
+    def validate(self, *, exact: bool = False) -> tuple[float, list[float]]:
+        """Return the loss (eq. 14) and lambda per layer over the validation images.
+
+        lambda (eq. 18) is the ratio of the means of alpha_mse and alpha_cos. With `exact` all is
+        computed in float32, kept features of another precision included.
+        """
+        self.model.eval()
+        exact = exact and self.precision != "f32"
+        mses, coses = [], []
+        order = self.validation_indices.split(self.settings.batch)
+        for images, features in self.batches(order):
+            with contextlib.nullcontext() if exact else self.autocast():
+                _, mse, cos = self.model.compare(images, None if exact else features)
+            mses.append(torch.stack(mse, dim=1))
+            coses.append(torch.stack(cos, dim=1))
+            self.report.advance(len(images))
+        mse, cos = torch.cat(mses).double().mean(dim=0), torch.cat(coses).double().mean(dim=0)
+        alpha_scale = torch.where((mse > 0) & (cos > 0), mse / cos, 1.0)
+        return 0.5 * mse.sum().item(), alpha_scale.tolist()
+
+    def set_alpha_scale(self, measured: Sequence[float]) -> None:
+        """Give the model the measured lambda, unless its config fixes one."""
+        values = self.config.alpha_scale or measured
+        self.model.alpha_scale.copy_(torch.tensor(values))
+
+    def finish(self) -> dict:
+        """Measure lambda of the best model in float32 and mark the run as finished."""
+        best = self.out / "best.safetensors"
+        self.model.load_state_dict(load_file(best))
+        self.report.phase("measuring alpha_scale", len(self.validation_indices))
+        loss, alpha_scale = self.validate(exact=True)
+        self.report.close()
+        self.set_alpha_scale(alpha_scale)
+        checkpoint.save_model(best, self.model)
+        self.info.update(
+            best={**self.position["best"], "validation_loss_f32": loss},
+            alpha_scale=self.model.alpha_scale.tolist(),
+            finished=True,
+        )
+        checkpoint.write_json(self.out / "config.json", self.info)
+        return self.info
+
+    def _resume(self, last: Path) -> None:
+        before = models.read_run_info(self.out)
+        for key in ("model", "config", "data", "weights"):
+            if before.get(key) != self.info[key]:
+                raise ModelError(
+                    f"cannot resume {self.out}: its {key} is not that of this training; "
+                    "use the same settings and images, or another --out"
+                )
+        self.position = checkpoint.load_last(last, self.model, self.optimizer)
+        history = checkpoint.read_history(self.out / "history.jsonl")
+        self.history = [r for r in history if r["epoch"] <= self.position["epoch"]]
+        self.report.message(f"resuming {self.out} after epoch {self.position['epoch']}")
+
+    def _cache(self, images: int) -> tuple[bool, bool]:
+        """Decide whether to keep images and features in memory."""
+        wish = self.settings.cache
+        height, width = self.config.crop
+        image_bytes = images * 3 * height * width * 4
+        values = zip(self.config.channels, self.config.map_sizes, strict=True)
+        size = 4 if self.precision == "f32" else 2
+        feature_bytes = images * sum(c * h * w for c, (h, w) in values) * size
+        free = available_memory() // 2
+        keep = wish in ("images", "features") or (wish == "auto" and image_bytes <= free)
+        keep_features = wish == "features" or (
+            wish == "auto" and image_bytes + feature_bytes <= free
+        )
+        total = keep * image_bytes + keep_features * feature_bytes
+        what = "features and images" if keep_features else "images" if keep else "nothing"
+        self.report.message(
+            f"{images} good images, {self.precision} on {self.device}, keeping {what} in memory"
+            + (f" ({total / 2**20:.0f} MiB)" if total else "; every epoch decodes anew")
+        )
+        return keep, keep_features
+
+    @torch.no_grad()
+    def _agn_features(self) -> list[Tensor]:
+        """AGN never changes and the images neither: its features are computed once.
+
+        They have the precision of the forward pass, so the training is the same without them.
+        """
+        order = torch.arange(len(self.feed)).split(self.settings.batch)
+        kept: list[Tensor] | None = None
+        self.report.phase("features of the frozen backbone", len(self.feed))
+        for indices, images in zip(order, self.feed.batches(order), strict=True):
+            with self.autocast():
+                features = self.model.agn_features(images.to(self.device))
+            if kept is None:
+                kept = [
+                    torch.empty(
+                        (len(self.feed), *f.shape[1:]),
+                        dtype=f.dtype,
+                        memory_format=torch.channels_last,
+                    )
+                    for f in features
+                ]
+            for store, feature in zip(kept, features, strict=True):
+                store[indices] = feature.cpu()
+            self.report.advance(len(images))
+        self.report.close()
+        return kept
+
+
+def _check_out(out: Path, resume: bool) -> None:
+    if not resume and (out / "last.safetensors").is_file():
+        raise AdfastError(
+            f"{out} holds a training already; go on with --resume or choose another --out"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise AdfastError(
+            f"cannot write the run folder {out}: {error.strerror}; choose another --out"
+        ) from error
+
+
+def _device(wish: str) -> str:
+    if wish == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device is cuda, but PyTorch finds none; use --device cpu")
+    return "cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _precision(wish: str, device: str) -> str:
+    if wish != "auto":
+        return wish
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "f32"
+    abilities = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch: f32
+    return "bf16" if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else "f32"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

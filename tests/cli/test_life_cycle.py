@@ -1,0 +1,111 @@
+"""A model's whole life on the command line: train, export, build, and all a plan is for."""
+
+import importlib.util
+import json
+
+import pytest
+from adfast import cli
+from adfast.data.scenes import DEFECTS, generate
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory):
+    """Train a tiny model on a few generated images; one epoch, which is enough to run."""
+    for package in ("torch", "timm", "onnx", "onnxruntime", "onnxscript", "scipy", "PIL"):
+        if importlib.util.find_spec(package) is None:  # not imported: training chooses the order
+            pytest.skip(f"{package} is not installed")
+    root = tmp_path_factory.mktemp("life")
+    generate(root / "data", train=15, good=3, per_defect=1, size=64)
+    words = ["train", "gtrans", "--data", root / "data", "--backbone", "resnet18"]
+    words += ["--weights", "none", "--epochs", "1", "--size", "64", "--batch", "4"]
+    assert cli.main([*map(str, words), "--out", str(root / "run")]) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def plan(life):
+    """Build the plan."""
+    assert cli.main(["build", str(life / "run"), "-o", str(life / "flange.plan")]) == 0
+    return life / "flange.plan"
+
+
+def test_export_then_build_from_onnx(life, capsys):
+    model = life / "model.onnx"
+    assert cli.main(["export", str(life / "run"), "-o", str(model)]) == 0
+    words = ["build", model, "-o", life / "onnx.plan", "--precision", "f32"]
+    assert cli.main([*map(str, words), "--calibrate", str(life / "data/train/good")]) == 0
+    capsys.readouterr()
+    assert cli.main(["info", str(life / "onnx.plan"), "--json"]) == 0
+    contents = json.loads(capsys.readouterr().out)
+    assert contents["calibration"]["images"] == 15
+    assert cli.main(["selftest", str(life / "onnx.plan")]) == 0
+
+
+def test_info(plan, capsys):
+    assert cli.main(["info", str(plan)]) == 0
+    text = capsys.readouterr().out
+    assert "gtrans" in text and "threshold" in text
+    assert cli.main(["info", str(plan), "--json"]) == 0
+    contents = json.loads(capsys.readouterr().out)
+    assert contents["fields"]["frame.crop"] == [64, 64]
+    assert len(contents["golden"]) == 3
+
+
+@pytest.mark.parametrize("precision", ["auto", "f32"])
+def test_selftest(plan, precision, capsys):
+    assert cli.main(["selftest", str(plan), "--precision", precision]) == 0
+    assert capsys.readouterr().out.count(" ok") == 3
+
+
+def test_predict(plan, life, capsys):
+    broken = life / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n")
+    images = [str(life / "data/test"), str(broken)]
+    assert cli.main(["predict", str(plan), *images, "-o", str(life / "out"), "--json"]) == 3
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert len(document["results"]) == 3 + len(DEFECTS)
+    assert "broken.png" in captured.err
+    for record in document["results"]:
+        assert record["anomalous"] is (record["score"] > record["threshold"])
+        assert record["inspected"] == [4, 4, 60, 60]  # 64 of 73 rows and columns of 64 pixels
+    assert (life / "out/data/test/stain/000_overlay.png").exists()
+
+
+def test_eval(plan, life, capsys):
+    words = ["eval", plan, "--data", life / "data", "--out", life / "report", "--json"]
+    assert cli.main([*map(str, words)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["images"] == {"good": 3, "defective": len(DEFECTS)}
+    assert 0 <= result["metrics"]["image_auroc"] <= 1
+    assert 0 <= result["metrics"]["aupro"] <= 1
+    assert (life / "report/report.html").stat().st_size > 10_000
+
+
+def test_bench(plan, life, capsys):
+    image = str(life / "data/test/good/000.png")
+    words = ["bench", str(plan), "--image", image, "--seconds", "0.2", "--batch", "2"]
+    assert cli.main([*words, "--threads", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["engine"]["threads"] == 1 and result["stages"]["network"]["p50"] > 0
+
+
+@pytest.mark.parametrize("change", ["truncate", "flip"])
+@pytest.mark.parametrize("command", ["info", "selftest", "predict", "bench"])
+def test_a_damaged_plan_is_one_message(plan, life, command, change, capsys):
+    data = bytearray(plan.read_bytes())
+    if change == "truncate":
+        del data[len(data) // 2 :]
+    else:
+        data[len(data) // 2] ^= 1
+    bad = life / f"{change}.plan"
+    bad.write_bytes(data)
+    words = [command, str(bad)] + ([str(life / "data/test/good")] if command == "predict" else [])
+    assert cli.main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"adfast {command}: ") and "Traceback" not in error
+
+
+def test_a_missing_plan_is_one_message(capsys):
+    assert cli.main(["selftest", "nowhere.plan"]) == 1
+    assert "nowhere.plan" in capsys.readouterr().err

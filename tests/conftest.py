@@ -1,0 +1,88 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adfast.compiler.graph import Graph
+from adfast.compiler.writer import Golden, GoldenFrame, plan_fields, write_plan
+
+
+def tiny_graph(resize=(18, 20), crop=(16, 16)) -> Graph:
+    """Two small branches that meet in a score map: every kind of step, two lanes' worth of work."""
+    random = np.random.default_rng(5)
+    graph = Graph("tiny")
+    (frame,) = graph.add(
+        "frame",
+        [],
+        {
+            "resize": list(resize),
+            "crop": list(crop),
+            "antialias": 1,
+            "scale": [1 / 255] * 3,
+            "bias": [-0.5, -0.4, -0.3],
+        },
+        name="frame",
+    )
+    branches = []
+    for name in ("a", "b"):
+        value = frame
+        for layer, channels in enumerate((4, 5)):
+            weight = random.standard_normal((channels, value.shape[1], 3, 3)) * 0.2
+            (value,) = graph.add(
+                "conv2d",
+                [
+                    value,
+                    graph.constant(f"{name}{layer}.weight", weight.astype(np.float32)),
+                    graph.constant(
+                        f"{name}{layer}.bias", random.standard_normal(channels).astype(np.float32)
+                    ),
+                    None,
+                ],
+                {"strides": [1, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1], "groups": 1}
+                | {"activation": "relu"},
+                name=f"{name}{layer}",
+            )
+        branches.append(value)
+    score_map, _, _ = graph.add("score_map", branches, {}, name="score_map")
+    kernel = np.array([0.25, 0.5, 0.25], np.float32)
+    (blurred,) = graph.add(
+        "gaussian_blur", [score_map, graph.constant("kernel", kernel)], {}, name="blur"
+    )
+    (score,) = graph.add("reduce_max", [blurred], {"axes": [1, 2, 3], "keepdims": 0}, name="score")
+    graph.output("map", blurred)
+    graph.output("score", score)
+    return graph
+
+
+@pytest.fixture(scope="session")
+def tiny_plan(tmp_path_factory) -> Path:
+    """A plan of a few kilobytes that takes frames, calibrated, with golden frames."""
+    from adfast import load
+
+    path = tmp_path_factory.mktemp("plan") / "tiny.plan"
+    fields = plan_fields(model="tiny", name="tiny", resize=[18, 20], crop=[16, 16])
+    frames = [
+        np.random.default_rng(seed).integers(0, 256, (6, 7, channels), dtype=np.uint8)
+        for seed, channels in ((1, 3), (2, 1), (3, 3))
+    ]
+    calibration = {"threshold": 0.05, "max_fpr": 0.01, "images": 3}
+    write_plan(path, tiny_graph(), fields, calibration, Golden(), {}, {})
+    engine = load(path, precision="f32")
+    golden = []
+    for frame in frames:
+        result = engine.predict(frame.squeeze(-1) if frame.shape[2] == 1 else frame)
+        golden.append(GoldenFrame(frame, result.score, result.network_map))
+    write_plan(
+        path,
+        tiny_graph(),
+        fields,
+        calibration,
+        Golden(golden, tolerance_f32=1e-5, tolerance_bf16=0.1, reference="engine"),
+        {"reference": "engine"},
+        {"adfast": "test"},
+    )
+    return path

@@ -1,0 +1,180 @@
+"""The engine as a line program sees it: frames of all layouts, batches, threads, bad input."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import adfast
+
+FRAME = np.random.default_rng(9).integers(0, 256, (45, 37, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_plan):
+    return adfast.load(tiny_plan)
+
+
+def test_result_fields(engine):
+    result = engine.predict(FRAME)
+    assert result.map.shape == (45, 37) and result.map.dtype == np.float32
+    assert result.network_map.shape == (16, 16)
+    assert result.score == pytest.approx(result.network_map.max())
+    assert result.threshold == 0.05
+    assert result.is_anomalous == (result.score > 0.05)
+    assert np.array_equal(result.mask, result.map > 0.05)
+    assert set(result.timings) == {"frame", "network", "map", "total"}
+    assert result.timings["total"] >= result.timings["network"] > 0
+
+
+def test_map_is_zero_outside_the_inspected_part(engine):
+    frame = np.random.default_rng(4).integers(0, 256, (180, 200), dtype=np.uint8)
+    result = engine.predict(frame)
+    # resize 18x20, crop 16x16: one row of ten pixels above and below, two columns left and right.
+    assert result.inspected == (10, 20, 170, 180)
+    outside = np.ones(frame.shape, bool)
+    outside[10:170, 20:180] = False
+    assert not result.map[outside].any()
+    assert (result.map[~outside] > 0).all()
+
+
+def layouts():
+    yield "reversed rows", FRAME[::-1], FRAME[::-1].copy()
+    yield "reversed columns", FRAME[:, ::-1], FRAME[:, ::-1].copy()
+    yield "every second pixel", FRAME[::2, ::2], FRAME[::2, ::2].copy()
+    yield "fortran order", np.asfortranarray(FRAME), FRAME
+    yield "planar", np.ascontiguousarray(FRAME.transpose(2, 0, 1)).transpose(1, 2, 0), FRAME
+    yield "reversed channels", FRAME[:, :, ::-1], FRAME[:, :, ::-1].copy()
+    yield "a window", np.pad(FRAME, ((3, 2), (5, 4), (0, 0)))[3:-2, 5:-4], FRAME
+    yield "broadcast grey", np.broadcast_to(FRAME[:, :, :1], FRAME.shape), FRAME[:, :, 0].copy()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "plain"), list(layouts()), ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_strides_do_not_matter(engine, name, given, plain):
+    assert np.array_equal(engine.predict(given).map, engine.predict(plain).map)
+
+
+def test_bgr_is_rgb_reversed(engine):
+    flipped = np.ascontiguousarray(FRAME[:, :, ::-1])
+    assert np.array_equal(engine.predict(flipped, color="bgr").map, engine.predict(FRAME).map)
+
+
+def test_read_only_and_foreign_buffers(engine):
+    expected = engine.predict(FRAME[:, :, 0]).map
+    frame = FRAME[:, :, 0].copy()
+    frame.setflags(write=False)
+    assert np.array_equal(engine.predict(frame).map, expected)
+    assert np.array_equal(engine.predict(memoryview(frame)).map, expected)
+
+
+def test_batch_equals_single_to_the_bit(tiny_plan):
+    frames = [
+        np.random.default_rng(i).integers(0, 256, (20 + 3 * i, 50 - i, 3), dtype=np.uint8)
+        for i in range(7)
+    ]
+    for precision in ("f32", "bf16"):
+        for threads in (1, 2):
+            try:
+                engine = adfast.load(tiny_plan, threads=threads, precision=precision)
+            except adfast.ArgumentError:
+                pytest.skip("this processor has no AVX-512 for bf16")
+            batch = engine.predict_batch(frames)
+            for frame, result in zip(frames, batch, strict=True):
+                assert np.array_equal(engine.predict(frame).map, result.map)
+    assert engine.predict_batch([]) == []
+
+
+def test_threads_do_not_change_the_bits(tiny_plan):
+    maps = [adfast.load(tiny_plan, threads=n).predict(FRAME).map for n in (1, 2, 3, 4)]
+    assert all(np.array_equal(maps[0], other) for other in maps[1:])
+
+
+def test_one_engine_from_many_threads(engine):
+    frames = [np.full((30, 30), 20 * i, np.uint8) for i in range(8)]
+    expected = [engine.predict(frame).score for frame in frames]
+    wrong = []
+
+    def work(index):
+        for _ in range(50):
+            if engine.predict(frames[index]).score != expected[index]:
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_many_engines(tiny_plan):
+    engines = [adfast.load(tiny_plan, threads=2) for _ in range(20)]
+    assert len({engine.predict(FRAME).score for engine in engines}) == 1
+
+
+def test_sizes_from_one_pixel(engine):
+    for size in ((1, 1), (1, 300), (300, 1), (2, 3), (1000, 700)):
+        result = engine.predict(np.full(size, 77, np.uint8))
+        assert result.map.shape == size
+        assert np.isfinite(result.map).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 8), np.float32), "float32, expected uint8"),
+        (np.zeros((8, 8), np.uint16), "uint16, expected uint8"),
+        (np.zeros((8, 8), bool), "bool, expected uint8"),
+        (np.zeros((8, 8, 4), np.uint8), r"\(8, 8, 4\), expected"),
+        (np.zeros((8, 8, 1), np.uint8), r"\(8, 8, 1\), expected"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"\(2, 8, 8, 3\), expected"),
+        (np.zeros(8, np.uint8), r"\(8,\), expected"),
+        (np.zeros((0, 8), np.uint8), "0x8 pixels"),
+        (np.zeros((1, 40000), np.uint8), "1x40000 pixels"),
+        (None, "NoneType"),
+        ("no/such/file.png", "no/such/file.png"),
+    ],
+)
+def test_bad_frames_are_refused(engine, image, message):
+    with pytest.raises(adfast.FrameError, match=message):
+        engine.predict(image)
+    assert np.isfinite(engine.predict(FRAME).score)  # and the engine lives
+
+
+def test_bad_arguments_are_refused(tiny_plan, engine):
+    for options, message in (
+        ({"device": "tpu"}, "device is 'tpu'"),
+        ({"precision": "f16"}, "precision is 'f16'"),
+        ({"threads": -1}, "threads is -1"),
+    ):
+        with pytest.raises(adfast.ArgumentError, match=message):
+            adfast.load(tiny_plan, **options)
+    with pytest.raises(adfast.ArgumentError, match="color is 'hsv'"):
+        engine.predict(FRAME, color="hsv")
+    with pytest.raises(adfast.ArgumentError, match="n is -1"):
+        engine.warmup(-1)
+
+
+def test_self_test_passes_and_fails(tiny_plan, monkeypatch):
+    engine = adfast.load(tiny_plan, precision="f32")
+    report = engine.self_test()
+    assert report["passed"] and len(report["frames"]) == 3
+    engine._plan["golden"][1]["map"][3, 4] *= 1.5
+    assert not engine.self_test()["passed"]
+
+
+def test_profile_lists_every_step(engine):
+    steps = engine.profile(FRAME)
+    assert [s["op"] for s in steps].count("conv2d") == 4
+    assert steps[0]["op"] == "frame"
+    assert all(s["ms"] >= 0 and s["kernel"] for s in steps)
+
+
+def test_info_and_repr(engine):
+    info = engine.info
+    assert info["model"] == "tiny" and info["map_size"] == (16, 16)
+    assert "tiny" in repr(engine)

@@ -1,0 +1,103 @@
+"""The numpy reference itself, against PyTorch: what both engine and compiler are measured by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import CASES
+
+from adfast.compiler import reference
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "tanh": torch.tanh,
+}
+
+
+def conv2d(x, weight, bias, residual, pads, activation, strides=(1, 1), dilations=(1, 1), groups=1):
+    top, left, bottom, right = pads
+    x = F.pad(x, (left, right, top, bottom))
+    y = F.conv2d(x, weight, bias, tuple(strides), 0, tuple(dilations), groups)
+    return ACTIVATIONS[activation](y if residual is None else y + residual)
+
+
+def max_pool2d(x, kernel, strides, pads):
+    top, left, bottom, right = pads
+    x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
+    return F.max_pool2d(x, kernel, strides)
+
+
+def avg_pool2d(x, kernel, strides, pads, count_include_pad):
+    top, left, bottom, right = pads
+    area = kernel[0] * kernel[1]
+
+    def total(values):
+        return F.avg_pool2d(F.pad(values, (left, right, top, bottom)), kernel, strides) * area
+
+    return total(x) / (area if count_include_pad else total(torch.ones_like(x)))
+
+
+def linear(x, weight, bias, residual, activation):
+    y = F.linear(x, weight, bias)
+    return ACTIVATIONS[activation](y if residual is None else y + residual)
+
+
+def attention(q, k, v, heads, scale):
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
+
+
+def resize_bilinear(x, height, width, align_corners):
+    return F.interpolate(x, (height, width), mode="bilinear", align_corners=bool(align_corners))
+
+
+def gaussian_blur(x, kernel):
+    half = kernel.numel() // 2
+    x = F.pad(x, (half,) * 4, mode="reflect")
+    return F.conv2d(F.conv2d(x, kernel[None, None, :, None]), kernel[None, None, None])
+
+
+def layer_norm(x, gamma, beta, residual, eps):
+    y = F.layer_norm(x, gamma.shape, gamma, beta, eps)
+    return y if residual is None else y + residual
+
+
+def score_map(a, b):
+    square = (a - b).square().sum(1, keepdim=True) / (a.shape[2] * a.shape[3])
+    cosine = F.cosine_similarity(a.flatten(), b.flatten(), dim=0)
+    return square / 2, square.sum().reshape(1), (1 - cosine).reshape(1)
+
+
+TWINS = {
+    "conv2d": conv2d,
+    "max_pool2d": max_pool2d,
+    "avg_pool2d": avg_pool2d,
+    "linear": linear,
+    "attention": attention,
+    "resize_bilinear": resize_bilinear,
+    "gaussian_blur": gaussian_blur,
+    "layer_norm": layer_norm,
+    "score_map": score_map,
+    "softmax": lambda x: torch.softmax(x, -1),
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.op in TWINS], ids=str)
+def test_reference(case):
+    arrays = case.arrays()
+    graph, inputs = case.graph(arrays)
+    node = graph.nodes[0]
+    tensors = [None if array is None else torch.from_numpy(array).double() for array in arrays]
+    want = TWINS[case.op](*tensors, **node.attrs)
+    got = reference.run(graph, inputs)
+    for index, expected in enumerate(want if isinstance(want, tuple) else (want,)):
+        np.testing.assert_allclose(got[f"out{index}"], expected.numpy(), rtol=1e-6, atol=1e-8)

@@ -1,0 +1,115 @@
+"""A plan is a stranger: every cut and every flipped bit must be an error, never a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+
+import adfast
+from adfast import _core
+
+
+@pytest.fixture(scope="module")
+def plan_bytes(tiny_plan):
+    return tiny_plan.read_bytes()
+
+
+def refused(tmp_path, data: bytes) -> str:
+    path = tmp_path / "hostile.plan"
+    path.write_bytes(data)
+    with pytest.raises(adfast.AdfastError) as caught:
+        _core.read_plan(str(path))
+    return str(caught.value)
+
+
+def resealed(data: bytearray, section: str) -> bytes:
+    """Make the hashes right again after `section` was altered, so that the parser is reached."""
+    count = struct.unpack_from("<I", data, 24)[0]
+    for index in range(count):
+        at = 64 + 64 * index
+        name, offset, size = struct.unpack_from("<16sQQ", data, at)
+        if name.rstrip(b"\0").decode() == section:
+            data[at + 32 : at + 64] = hashlib.sha256(data[offset : offset + size]).digest()
+    end = 64 + 64 * count
+    data[32:64] = hashlib.sha256(data[:32] + data[64:end]).digest()
+    return bytes(data)
+
+
+def place_of(data: bytes, section: str) -> tuple[int, int]:
+    for index in range(struct.unpack_from("<I", data, 24)[0]):
+        name, offset, size = struct.unpack_from("<16sQQ", data, 64 + 64 * index)
+        if name.rstrip(b"\0").decode() == section:
+            return offset, size
+    raise AssertionError(section)
+
+
+def test_the_untouched_plan_loads(tiny_plan):
+    assert _core.read_plan(str(tiny_plan))["fields"]["model"] == "tiny"
+
+
+def test_every_truncated_prefix_is_refused(tmp_path, plan_bytes):
+    for length in range(len(plan_bytes)):
+        refused(tmp_path, plan_bytes[:length])
+
+
+def test_every_flipped_byte_is_refused(tmp_path, plan_bytes):
+    random = np.random.default_rng(0)
+    for position in range(len(plan_bytes)):
+        data = bytearray(plan_bytes)
+        data[position] ^= 1 << int(random.integers(8))
+        refused(tmp_path, bytes(data))
+
+
+def test_appended_bytes_are_refused(tmp_path, plan_bytes):
+    assert "bytes" in refused(tmp_path, plan_bytes + b"\0")
+
+
+@pytest.mark.parametrize("section", ["fields", "graph", "calibration", "golden"])
+def test_altered_records_with_right_hashes_never_crash(tmp_path, plan_bytes, section):
+    """Someone who recomputes the hashes reaches the parser and the engine's own checks."""
+    random = np.random.default_rng(1)
+    offset, size = place_of(plan_bytes, section)
+    path = tmp_path / "hostile.plan"
+    frame = np.zeros((20, 20), np.uint8)
+    outcomes = {"loaded": 0, "refused": 0}
+    for _ in range(1500):
+        data = bytearray(plan_bytes)
+        for _ in range(int(random.integers(1, 4))):
+            value = int(random.choice([0, 1, 127, 128, 255, int(random.integers(256))]))
+            data[offset + int(random.integers(size))] = value
+        path.write_bytes(resealed(data, section))
+        try:
+            adfast.load(path, threads=1).predict(frame)
+            outcomes["loaded"] += 1
+        except (adfast.AdfastError, UnicodeDecodeError, MemoryError):
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 0
+
+
+def test_a_newer_format_says_what_to_do(tmp_path, plan_bytes):
+    data = bytearray(plan_bytes)
+    struct.pack_into("<II", data, 8, 9, 8)
+    message = refused(tmp_path, resealed(data, "fields"))
+    assert "upgrade adfast" in message and "format 9" in message
+
+
+def test_a_newer_format_that_old_readers_may_read_loads(tmp_path, plan_bytes):
+    data = bytearray(plan_bytes)
+    struct.pack_into("<II", data, 8, 9, 1)
+    path = tmp_path / "newer.plan"
+    path.write_bytes(resealed(data, "fields"))
+    assert _core.read_plan(str(path))["version"] == 9
+
+
+def test_not_a_plan(tmp_path):
+    assert "not a plan" in refused(tmp_path, b"PNG" * 100)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(adfast.AdfastError, match=r"cannot open plan .*No such file"):
+        adfast.load(tmp_path / "none.plan")
+    with pytest.raises(adfast.AdfastError, match="not a regular file"):
+        adfast.load(tmp_path)
