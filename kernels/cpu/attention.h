@@ -11,7 +11,8 @@ static inline void softmax_row(const float* x, int64_t width, float* out) {
   for (int64_t i = whole; i < width; i++) top = x[i] > top ? x[i] : top;
   // The maximum may miss a NaN; the NaN's own exponential, and so the sum, does not.
   Vec shift = set1(top), total = set1(0.0f);
-  over(width, [&](int64_t i, auto lanes) { store(out + i, exp(load(x + i, lanes) - shift), lanes); });
+  over(width,
+       [&](int64_t i, auto lanes) { store(out + i, exp(load(x + i, lanes) - shift), lanes); });
   over(width, [&](int64_t i, auto lanes) { total = total + load(out + i, lanes); });
   Vec factor = set1(1.0f / sum(total));
   over(width, [&](int64_t i, auto lanes) { store(out + i, load(out + i, lanes) * factor, lanes); });

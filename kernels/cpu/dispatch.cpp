@@ -16,7 +16,8 @@ namespace avx512 {
 extern const Table kTable;
 }
 
-// The compiler's run-time check also asks the operating system (XGETBV) whether it saves the registers.
+// The compiler's run-time check also asks the operating system (XGETBV) whether it saves the
+// registers.
 static bool runs(Isa isa) {
   switch (isa) {
     case Isa::scalar:
@@ -49,8 +50,8 @@ const Table* select(Isa isa) {
 }
 
 size_t frame_scratch(int32_t src_width) {
-  // Rows of the vertical pass, and one packed row of bytes.
-  return static_cast<size_t>((kFrameRows + 1) * padded_row(4 * int64_t{src_width}, 0));
+  // Rows of the vertical pass, and one copied row of bytes.
+  return static_cast<size_t>((kFrameRows + 1) * frame_row(src_width));
 }
 
 size_t token_attention_scratch(int64_t, int64_t groups) {

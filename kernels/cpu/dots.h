@@ -3,8 +3,8 @@
 
 namespace adfast::kernels::ADFAST_ISA {
 
-// Eight rows of `stride` floats from row `first` of `count`; those past the end repeat the last, so that
-// one loop serves every count and the caller drops the surplus.
+// Eight rows of `stride` floats from row `first` of `count`; those past the end repeat the last, so
+// that one loop serves every count and the caller drops the surplus.
 struct Rows8 {
   const float* row[8];
   Rows8(const float* rows, int64_t first, int64_t count, int64_t stride) {
@@ -12,8 +12,8 @@ struct Rows8 {
   }
 };
 
-// out[p] = x[p] . row[0..7] for kPixels pixels: each vector of x feeds eight sums, each vector of a row
-// kPixels of them.
+// out[p] = x[p] . row[0..7] for kPixels pixels: each vector of x feeds eight sums, each vector of a
+// row kPixels of them.
 template <int kPixels, class T>
 static inline void dot8(const T* x, int64_t channels, const Rows8& rows, Eight* out) {
   Vec acc[kPixels][8];
@@ -50,8 +50,8 @@ static inline void each_dot8(const T* x, int64_t pixels, int64_t channels, const
   }
 }
 
-// Softmax of every row of [rows][width], in place; width is a multiple of 8 (pad with -infinity). The
-// exponentials, which cost most, run over all rows at once in full vectors.
+// Softmax of every row of [rows][width], in place; width is a multiple of 8 (pad with -infinity).
+// The exponentials, which cost most, run over all rows at once in full vectors.
 static inline void softmax_rows8(float* x, int64_t rows, int64_t width) {
   for (int64_t r = 0; r < rows; r++) {
     float* row = x + r * width;

@@ -53,8 +53,9 @@ static void unary(const UnaryArgs& a) {
 template <class Function>
 static inline void map_binary(const BinaryArgs& a, Function&& f) {
   if (a.b_count == 1) {
-    Vec b = set1(a.b_dtype == DType::f32 ? *static_cast<const float*>(a.b)
-                                         : float_of(uint32_t{static_cast<const Bf16*>(a.b)->bits} << 16));
+    Vec b = set1(a.b_dtype == DType::f32
+                     ? *static_cast<const float*>(a.b)
+                     : float_of(uint32_t{static_cast<const Bf16*>(a.b)->bits} << 16));
     over(a.count, [&](int64_t i, auto lanes) {
       store_as(a.out, a.out_dtype, i, f(load_as(a.a, a.a_dtype, i, lanes), b), lanes);
     });

@@ -1,15 +1,19 @@
 // A uint8 frame to the network's normalised input: antialiased resampling, crop and normalisation.
 //
-// Vertically first, because there the bytes of whole rows are contiguous whatever the channel order;
-// then across, one pixel's channels (or, for grey, one pixel of four rows) in a vector of four.
+// Vertically first, because there the bytes of whole rows are contiguous whatever the channel
+// order; then across, one pixel's channels (or, for grey, one pixel of four rows) in a vector of
+// four.
 #pragma once
 
 namespace adfast::kernels::ADFAST_ISA {
 
-// How the bytes of a source row are read in place: `bytes` of them from src + start, pixel i's first
-// channel at origin + i * step.
+// How a source row is read. In place: `bytes` of it from src + start (planar: from every channel's
+// own offset), or, where pixels are neither neighbours nor triples or quadruples, after a copy to
+// R, G, B. In the rows of the vertical pass, pixel i begins at origin + i * step.
+enum class Reading { colour, grey, planar, copied };
+
 struct FrameLayout {
-  bool grey, packed;  // packed: not readable in place, copied row by row to R, G, B first
+  Reading reading;
   ptrdiff_t start;
   int64_t bytes, origin, step;
   Order4 order;  // lanes of R, G, B
@@ -17,22 +21,29 @@ struct FrameLayout {
 
 static inline FrameLayout frame_layout(const FrameArgs& a) {
   const ptrdiff_t* offset = a.channel_offset;
-  ptrdiff_t low = smaller(offset[0], smaller(offset[1], offset[2]));
-  ptrdiff_t span = larger(offset[0], larger(offset[1], offset[2])) - low;
-  ptrdiff_t step = a.pixel_stride < 0 ? -a.pixel_stride : a.pixel_stride;
-  int64_t width = a.src_width;
-  bool grey = span == 0;
-  bool readable = grey ? step == 1 : (step == 3 || step == 4) && span < step;
-  if (!readable) return {false, true, 0, 3 * width, 0, 3, {{0, 1, 2, 2}}};
+  int64_t low = smaller(offset[0], smaller(offset[1], offset[2]));
+  int64_t span = larger(offset[0], larger(offset[1], offset[2])) - low;
+  int64_t pixel = a.pixel_stride < 0 ? -a.pixel_stride : a.pixel_stride;
+  int64_t last = a.src_width - 1;
   bool reversed = a.pixel_stride < 0;
-  FrameLayout layout = {grey, false, low, step * (width - 1) + span + 1, 0, a.pixel_stride, {}};
-  if (reversed) {
-    layout.start += (width - 1) * a.pixel_stride;
-    layout.origin = (width - 1) * step;
+  ptrdiff_t start = reversed ? last * a.pixel_stride : 0;  // the lowest address comes first
+  if (pixel == 1 && span == 0) {
+    return {Reading::grey, start + low, last + 1, reversed ? last : 0, a.pixel_stride, {}};
   }
-  for (int c = 0; c < 3; c++) layout.order.lane[c] = static_cast<int32_t>(offset[c] - low);
-  layout.order.lane[3] = layout.order.lane[2];
-  return layout;
+  if (pixel == 1) {
+    int64_t origin = reversed ? 4 * last : 0;
+    return {Reading::planar, start, last + 1, origin, 4 * a.pixel_stride, {{0, 1, 2, 2}}};
+  }
+  if ((pixel == 3 || pixel == 4) && span > 0 && span < pixel) {
+    Order4 order;
+    for (int c = 0; c < 4; c++) {
+      order.lane[c] = static_cast<int32_t>(offset[c < 3 ? c : 2] - low);
+    }
+    int64_t bytes = pixel * last + span + 1;
+    int64_t origin = reversed ? last * pixel : 0;
+    return {Reading::colour, start + low, bytes, origin, a.pixel_stride, order};
+  }
+  return {Reading::copied, 0, 3 * (last + 1), 0, 3, {{0, 1, 2, 2}}};
 }
 
 // out[i] = sum_t weight[t] * rows[t][i], kVectors vectors at once.
@@ -50,8 +61,8 @@ static inline void rows_weighted(const uint8_t* src, ptrdiff_t row_stride, const
   for (int k = 0; k < kVectors; k++) store(out + k * kLanes, acc[k], lanes);
 }
 
-// `rows` output rows of a colour frame, one after the other. Converting each source row once for all of
-// them was tried: the bookkeeping costs what it saves.
+// `rows` output rows of a colour frame, one after the other. Converting each source row once for
+// all of them was tried: the bookkeeping costs what it saves.
 static inline void colour_rows_down(const FrameArgs& a, const FrameLayout& layout, int64_t y,
                                     int64_t rows, float* out, int64_t row_size) {
   constexpr int kVectors = kLanes == 1 ? 16 : 4;  // one float each: left to the compiler to combine
@@ -87,10 +98,29 @@ static inline void grey_rows_down(const FrameArgs& a, const FrameLayout& layout,
   });
 }
 
-// Output rows of a frame that cannot be read in place. Each source row is copied once for all of them;
-// every sum runs over its taps in the same order as in `rows_weighted`, so the bits agree.
-static inline void packed_rows_down(const FrameArgs& a, int64_t y, int64_t rows, float* out,
-                                    int64_t row_size, uint8_t* packed) {
+// `rows` output rows of a planar frame, each with its pixels' channels together: out[4 * i + c].
+static inline void planar_rows_down(const FrameArgs& a, const FrameLayout& layout, int64_t y,
+                                    int64_t rows, float* out, int64_t row_size) {
+  for (int64_t r = 0; r < rows; r++) {
+    const uint8_t* src = a.src + layout.start + a.y.first[y + r] * a.row_stride;
+    const float* weight = a.y.weight + (y + r) * a.y.taps;
+    over(layout.bytes, [&](int64_t i, auto lanes) {
+      Vec acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
+      for (int64_t t = 0; t < a.y.taps; t++) {
+        const uint8_t* p = src + t * a.row_stride + i;
+        for (int c = 0; c < 3; c++) {
+          acc[c] = fma(set1(weight[t]), load(p + a.channel_offset[c], lanes), acc[c]);
+        }
+      }
+      store_interleaved4(out + r * row_size + 4 * i, acc);
+    });
+  }
+}
+
+// Output rows of a frame that cannot be read in place. Each source row is copied once for all of
+// them; every sum runs over its taps in the same order as in `rows_weighted`, so the bits agree.
+static inline void copied_rows_down(const FrameArgs& a, int64_t y, int64_t rows, float* out,
+                                    int64_t row_size, uint8_t* copy) {
   int64_t bytes = 3 * static_cast<int64_t>(a.src_width);
   int64_t begin = a.y.first[y], end = begin;
   for (int64_t r = 0; r < rows; r++) {
@@ -101,7 +131,7 @@ static inline void packed_rows_down(const FrameArgs& a, int64_t y, int64_t rows,
   for (int64_t s = begin; s < end; s++) {
     for (int c = 0; c < 3; c++) {
       const uint8_t* pixel = a.src + s * a.row_stride + a.channel_offset[c];
-      for (int64_t i = c; i < bytes; i += 3, pixel += a.pixel_stride) packed[i] = *pixel;
+      for (int64_t i = c; i < bytes; i += 3, pixel += a.pixel_stride) copy[i] = *pixel;
     }
     for (int64_t r = 0; r < rows; r++) {
       int64_t tap = s - a.y.first[y + r];
@@ -109,7 +139,7 @@ static inline void packed_rows_down(const FrameArgs& a, int64_t y, int64_t rows,
       Vec w = set1(a.y.weight[(y + r) * a.y.taps + tap]);
       float* row = out + r * row_size;
       over(bytes, [&](int64_t i, auto lanes) {
-        store(row + i, fma(w, load(packed + i, lanes), load(row + i, lanes)), lanes);
+        store(row + i, fma(w, load(copy + i, lanes), load(row + i, lanes)), lanes);
       });
     }
   }
@@ -193,22 +223,27 @@ static inline void grey_rows_across(const FrameArgs& a, const FrameLayout& layou
 template <class T>
 static void frame_of(const FrameArgs& a) {
   FrameLayout layout = frame_layout(a);
-  int64_t row_size = padded_row(4 * static_cast<int64_t>(a.src_width), 0);
-  uint8_t* packed = reinterpret_cast<uint8_t*>(a.scratch + kFrameRows * row_size);
-  // The last pixel's vector of four reads past the row; those lanes are dropped, but not left undefined.
+  int64_t row_size = frame_row(a.src_width);
+  uint8_t* copy = reinterpret_cast<uint8_t*>(a.scratch + kFrameRows * row_size);
+  // The last pixel's vector of four reads past its row. Those lanes are dropped, but not undefined.
   over(kFrameRows * row_size,
        [&](int64_t i, auto lanes) { store(a.scratch + i, set1(0.0f), lanes); });
   for (int64_t y = a.row_begin; y < a.row_end; y += kFrameRows) {
     int64_t rows = smaller(kFrameRows, a.row_end - y);
-    if (layout.grey) {
-      grey_rows_down(a, layout, y, rows, a.scratch);
-      grey_rows_across<T>(a, layout, a.scratch, y, rows);
-      continue;
-    }
-    if (layout.packed) {
-      packed_rows_down(a, y, rows, a.scratch, row_size, packed);
-    } else {
-      colour_rows_down(a, layout, y, rows, a.scratch, row_size);
+    switch (layout.reading) {
+      case Reading::grey:
+        grey_rows_down(a, layout, y, rows, a.scratch);
+        grey_rows_across<T>(a, layout, a.scratch, y, rows);
+        continue;
+      case Reading::colour:
+        colour_rows_down(a, layout, y, rows, a.scratch, row_size);
+        break;
+      case Reading::planar:
+        planar_rows_down(a, layout, y, rows, a.scratch, row_size);
+        break;
+      case Reading::copied:
+        copied_rows_down(a, y, rows, a.scratch, row_size, copy);
+        break;
     }
     colour_rows_across<T>(a, layout, a.scratch, row_size, y, rows);
   }

@@ -1,4 +1,5 @@
-// Separable convolution of one f32 map, vertically first; the border mirrors without repeating the edge.
+// Separable convolution of one f32 map, vertically first; the border mirrors without repeating the
+// edge.
 #pragma once
 
 namespace adfast::kernels::ADFAST_ISA {
@@ -7,8 +8,9 @@ static inline int64_t mirrored(int64_t i, int64_t size) {
   return i < 0 ? -i : i >= size ? 2 * size - 2 - i : i;
 }
 
-// Rows y..y + kBlurRows - 1 of the vertical pass, kVectors vectors of columns: each source vector is
-// loaded once for all of them. Rows below the map repeat the last one's work and are dropped later.
+// Rows y..y + kBlurRows - 1 of the vertical pass, kVectors vectors of columns: each source vector
+// is loaded once for all of them. Rows below the map repeat the last one's work and are dropped
+// later.
 template <int kVectors, class Lanes>
 static inline void blur_down(const GaussianBlurArgs& a, int64_t y, int64_t column, float* rows,
                              int64_t row_size, Lanes lanes) {
@@ -42,7 +44,8 @@ static inline void blur_down(const GaussianBlurArgs& a, int64_t y, int64_t colum
 }
 
 template <int kVectors, class Lanes>
-static inline void blur_across(const GaussianBlurArgs& a, const float* row, float* out, Lanes lanes) {
+static inline void blur_across(const GaussianBlurArgs& a, const float* row, float* out,
+                               Lanes lanes) {
   Vec acc[kVectors];
   for (int k = 0; k < kVectors; k++) acc[k] = set1(0.0f);
   for (int64_t t = 0; t < a.taps; t++) {
@@ -64,9 +67,8 @@ static void gaussian_blur(const GaussianBlurArgs& a) {
     for (; c + kBlock <= a.width; c += kBlock) {
       blur_down<kVectors>(a, y, c, rows, row_size, All{});
     }
-    over(a.width - c, [&](int64_t i, auto lanes) {
-      blur_down<1>(a, y, c + i, rows, row_size, lanes);
-    });
+    over(a.width - c,
+         [&](int64_t i, auto lanes) { blur_down<1>(a, y, c + i, rows, row_size, lanes); });
     for (int64_t j = 0; j < smaller(kBlurRows, a.height - y); j++) {
       float* row = rows + j * row_size;
       for (int64_t i = 1; i <= radius; i++) {

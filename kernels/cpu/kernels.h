@@ -1,11 +1,13 @@
 // The CPU kernels' one table: arithmetic on pointers and sizes, nothing else.
 //
-// Every kernel is written once (one header per family) and compiled once per instruction set; `select`
-// hands out the table of the set asked for. Feature maps are channels-last, `[pixels][channels]`, f32 or
-// bf16; everything small (tokens, maps, statistics) is f32, and all sums are taken in f32 or wider.
-// Kernels neither allocate nor throw nor keep state: scratch comes from the caller, who asks the
-// `*_scratch` functions how many floats to bring. Nothing here may include the STL: an inline function
-// compiled with AVX-512 flags would leave a weak symbol that the linker may pick for every other file.
+// Every kernel is written once (one header per family) and compiled once per instruction set;
+// `select` hands out the table of the set asked for. Feature maps are channels-last,
+// `[pixels][channels]`, f32 or bf16; everything small (tokens, maps, statistics) is f32, and all
+// sums are taken in f32 or wider. Kernels neither allocate nor throw nor keep state: scratch comes
+// from the caller, who asks the
+// `*_scratch` functions how many floats to bring. Nothing here may include the STL: an inline
+// function compiled with AVX-512 flags would leave a weak symbol that the linker may pick for every
+// other file.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -26,7 +28,8 @@ struct ResampleAxis {
 };
 
 // A uint8 frame, any strides, resampled, cropped (through the axes) and normalised.
-// dst[y][x][c] = resampled(channel_offset[c])[y][x] * scale[c] + bias[c], rows row_begin..row_end - 1 only.
+// dst[y][x][c] = resampled(channel_offset[c])[y][x] * scale[c] + bias[c], rows row_begin..row_end -
+// 1 only.
 struct FrameArgs {
   const uint8_t* src;
   ptrdiff_t row_stride, pixel_stride;  // bytes, may be negative
@@ -41,7 +44,8 @@ struct FrameArgs {
 };
 
 // GTrans eq. 1 and 3 with the pooling done before the projection:
-// out[g] = sum_p softmax_p(scale * (x[p] . weight[g] + bias[g])) * x[p], an online softmax over the pixels.
+// out[g] = sum_p softmax_p(scale * (x[p] . weight[g] + bias[g])) * x[p], an online softmax over the
+// pixels.
 struct TokenAttentionArgs {
   const void* x;  // [pixels][channels]
   DType dtype;
@@ -81,8 +85,8 @@ struct ScoreMapArgs {
   float* cos;  // [1]
 };
 
-// projector_attention followed by score_map(a = x, b = its output), the mapped features never written
-// and never rounded to bf16.
+// projector_attention followed by score_map(a = x, b = its output), the mapped features never
+// written and never rounded to bf16.
 struct ProjectorScoreMapArgs {
   ProjectorAttentionArgs projector;  // out is ignored
   float* map;
@@ -91,9 +95,9 @@ struct ProjectorScoreMapArgs {
 };
 
 // GTrans eq. 18-19 and table 7. Layer l's map, bilinearly upsampled (align_corners = false) to
-// height x width, is weighted by alpha_l = lambda_l cos_l mse_l / (mse_l + lambda_l cos_l), 0 when that
-// denominator is 0. With M_l the weighted map: mode 1: M3; 2: M1 M3; 3: M2 M3; 4: M1 + M2 + M3;
-// 5: M1 M2 M3; 6: M1 M3 + M2 M3.
+// height x width, is weighted by alpha_l = lambda_l cos_l mse_l / (mse_l + lambda_l cos_l), 0 when
+// that denominator is 0. With M_l the weighted map: mode 1: M3; 2: M1 M3; 3: M2 M3; 4: M1 + M2 +
+// M3; 5: M1 M2 M3; 6: M1 M3 + M2 M3.
 struct FuseMapsArgs {
   const float* map[3];
   int32_t map_height[3], map_width[3];
@@ -106,8 +110,8 @@ struct FuseMapsArgs {
   float* scratch;  // fuse_maps_scratch(width)
 };
 
-// Separable convolution with an odd, normalised kernel; the border mirrors without repeating the edge
-// (torch's "reflect"). taps / 2 < min(height, width).
+// Separable convolution with an odd, normalised kernel; the border mirrors without repeating the
+// edge (torch's "reflect"). taps / 2 < min(height, width).
 struct GaussianBlurArgs {
   const float* src;  // [height][width]
   int32_t height, width, taps;
@@ -116,7 +120,8 @@ struct GaussianBlurArgs {
   float* scratch;
 };
 
-// Bilinear resize of one f32 plane into rows row_begin..row_end - 1 of a plane of dst_height x dst_width.
+// Bilinear resize of one f32 plane into rows row_begin..row_end - 1 of a plane of dst_height x
+// dst_width.
 struct ResizeBilinearArgs {
   const float* src;  // [height][width][channels]
   int32_t height, width, channels;
@@ -155,7 +160,19 @@ struct SoftmaxArgs {
   float* out;
 };
 
-enum class Unary : int32_t { identity, relu, sigmoid, silu, gelu, tanh, sqrt, exp, abs, square, neg };
+enum class Unary : int32_t {
+  identity,
+  relu,
+  sigmoid,
+  silu,
+  gelu,
+  tanh,
+  sqrt,
+  exp,
+  abs,
+  square,
+  neg
+};
 
 struct UnaryArgs {  // identity converts between dtypes
   Unary op;
@@ -168,7 +185,8 @@ struct UnaryArgs {  // identity converts between dtypes
 
 enum class Binary : int32_t { add, sub, mul, div, max, min };
 
-// b is broadcast: b_count == count (same shape), 1 (scalar), or width (a vector along the last axis).
+// b is broadcast: b_count == count (same shape), 1 (scalar), or width (a vector along the last
+// axis).
 struct BinaryArgs {
   Binary op;
   const void* a;

@@ -14,10 +14,10 @@ constexpr int64_t kBlurRows = 4;   // output rows of a blur computed together
 
 static constexpr int64_t round_up8(int64_t n) { return (n + 7) / 8 * 8; }
 
-// Pixels per tile: the tile is read twice, so it should still be in the L2 cache the second time and
-// leave room there for the weights; fewer than 16 pixels would not pay for the softmax between.
+// Pixels per tile: the tile is read twice, so it should still be in the L2 cache the second time
+// and leave room there for the weights; fewer than 16 pixels would not pay for the softmax between.
 static constexpr int64_t tile_pixels(int64_t channels, int64_t element_size) {
-  int64_t pixels = (int64_t{64} << 10) / (channels * element_size) / kRows8 * kRows8;
+  int64_t pixels = (int64_t{128} << 10) / (channels * element_size) / kRows8 * kRows8;
   return pixels < 16 ? 16 : pixels > kMaxTile ? kMaxTile : pixels;
 }
 
@@ -25,5 +25,9 @@ static constexpr int64_t tile_pixels(int64_t channels, int64_t element_size) {
 static constexpr int64_t padded_row(int64_t width, int64_t margin) {
   return (width + 2 * margin + 2 * kMaxLanes - 1) / kMaxLanes * kMaxLanes;
 }
+
+// A row of a frame's vertical pass: up to four floats for each of its pixels, written in whole
+// vectors.
+static constexpr int64_t frame_row(int64_t width) { return 4 * (width + kMaxLanes); }
 
 }  // namespace adfast::kernels

@@ -1,9 +1,10 @@
-// GTrans (Yan et al., 2023), eq. 12: every pixel attends to the tokens, and eq. 15-17 of the result.
+// GTrans (Yan et al., 2023), eq. 12: every pixel attends to the tokens, and eq. 15-17 of the
+// result.
 //
-// A tile's logits take one reading of its features for every eight tokens; its combination of values
-// holds eight tokens' values in registers. The score variant never writes the combination: difference,
-// squares and excess are taken from the f32 registers, which matters most in bf16, where rounding the
-// mapped features would be as large as the differences looked for.
+// A tile's logits take one reading of its features for every eight tokens; its combination of
+// values holds eight tokens' values in registers. The score variant never writes the combination:
+// difference, squares and excess are taken from the f32 registers, which matters most in bf16,
+// where rounding the mapped features would be as large as the differences looked for.
 #pragma once
 
 namespace adfast::kernels::ADFAST_ISA {
@@ -28,8 +29,8 @@ static inline void projector_weights(const ProjectorAttentionArgs& a, const T* x
   softmax_rows8(weights, pixels, width);
 }
 
-// Calls sink(p, mapped) for the pixels of a tile, where mapped[k] = residual + sum_t weight[p][t] value[t]
-// for kVectors vectors of channels from residual and value on.
+// Calls sink(p, mapped) for the pixels of a tile, where mapped[k] = residual + sum_t weight[p][t]
+// value[t] for kVectors vectors of channels from residual and value on.
 template <int kVectors, class T, class Lanes, class Sink>
 static inline void combine(const ProjectorAttentionArgs& a, const T* residual, const float* value,
                            const float* weights, int64_t pixels, Lanes lanes, Sink&& sink) {
@@ -105,14 +106,15 @@ static void projector_attention(const ProjectorAttentionArgs& a) {
   a.dtype == DType::f32 ? projector_attention_of<float>(a) : projector_attention_of<Bf16>(a);
 }
 
-// Adds |x - mapped|^2 of each pixel to squares [pixels][kLanes], and the tile's sums to norm and excess.
+// Adds |x - mapped|^2 of each pixel to squares [pixels][kLanes], and the block's sums to the
+// tile's.
 template <int kVectors, class T, class Lanes>
 static inline void score_mapped(const ProjectorAttentionArgs& a, int64_t begin, int64_t c,
                                 const float* weights, int64_t pixels, Lanes lanes, float* squares,
-                                Vec& norm, Vec& excess) {
+                                TileSums& tile) {
   const T* x = static_cast<const T*>(a.x) + begin * a.channels + c;
   const T* residual = static_cast<const T*>(a.residual) + begin * a.channels + c;
-  Vec block_norm = set1(0.0f), block_excess = set1(0.0f);
+  TileSums block = tile;  // in registers: the stores to `squares` might alias the tile's
   combine<kVectors>(a, residual, a.value + c, weights, pixels, lanes,
                     [&](int64_t p, const Vec* mapped) {
                       Vec square = load(squares + p * kLanes);
@@ -120,13 +122,11 @@ static inline void score_mapped(const ProjectorAttentionArgs& a, int64_t begin, 
                         Vec v = load(x + p * a.channels + k * kLanes, lanes);
                         Vec d = v - mapped[k];
                         square = fma(d, d, square);
-                        block_norm = fma(v, v, block_norm);
-                        block_excess = fma(d, v + mapped[k], block_excess);
+                        block.add(v, mapped[k], d);
                       }
                       store(squares + p * kLanes, square);
                     });
-  norm = norm + block_norm;
-  excess = excess + block_excess;
+  tile = block;
 }
 
 template <class T>
@@ -144,13 +144,13 @@ static void projector_score_map_of(const ProjectorScoreMapArgs& args) {
     projector_weights(a, x + begin * a.channels, pixels, weights);
     over(round_up8(pixels) * kLanes,
          [&](int64_t i, auto lanes) { store(squares + i, set1(0.0f), lanes); });
-    Vec norm = set1(0.0f), excess = set1(0.0f);
+    TileSums sums_of_tile;
     int64_t c = 0;
     for (; c + kBlock <= a.channels; c += kBlock) {
-      score_mapped<kColumns, T>(a, begin, c, weights, pixels, All{}, squares, norm, excess);
+      score_mapped<kColumns, T>(a, begin, c, weights, pixels, All{}, squares, sums_of_tile);
     }
     over(a.channels - c, [&](int64_t i, auto lanes) {
-      score_mapped<1, T>(a, begin, c + i, weights, pixels, lanes, squares, norm, excess);
+      score_mapped<1, T>(a, begin, c + i, weights, pixels, lanes, squares, sums_of_tile);
     });
     for (int64_t p = 0; p < pixels; p += kRows8) {
       Vec rows[kRows8];
@@ -158,8 +158,7 @@ static void projector_score_map_of(const ProjectorScoreMapArgs& args) {
       for (int64_t i = 0; i < kRows8; i++) rows[i] = load(squares + (p + i) * kLanes);
       write_map8(rows, smaller(kRows8, pixels - p), half_mean, args.map + begin + p, sums);
     }
-    sums.squares += static_cast<double>(sum(norm));
-    sums.excess += static_cast<double>(sum(excess));
+    sums_of_tile.add_to(sums);
   }
   write_score(sums, a.pixels, args.mse, args.cos);
 }

@@ -3,7 +3,8 @@
 
 namespace adfast::kernels::ADFAST_ISA {
 
-// In f32 over at most kChunk elements, in double across chunks: a long sum does not stall at 2^24 terms.
+// In f32 over at most kChunk elements, in double across chunks: a long sum does not stall at 2^24
+// terms.
 template <class T>
 static inline double row_sum(const T* x, int64_t width) {
   constexpr int64_t kChunk = 4096;

@@ -1,5 +1,5 @@
-// Bilinear resizing of f32 maps, horizontally first: a source row is stretched once and serves every
-// output row between itself and its neighbour.
+// Bilinear resizing of f32 maps, horizontally first: a source row is stretched once and serves
+// every output row between itself and its neighbour.
 #pragma once
 
 namespace adfast::kernels::ADFAST_ISA {
@@ -80,7 +80,8 @@ struct Stretch {
     }
   }
 
-  // Makes row[0] and row[1] the stretched neighbours of output row y; returns the lower one's share.
+  // Makes row[0] and row[1] the stretched neighbours of output row y; returns the lower one's
+  // share.
   float at(int32_t y) {
     Place p = place(y, height, out_height, align_corners);
     int32_t below = static_cast<int32_t>(smaller(p.first + 1, height - 1));

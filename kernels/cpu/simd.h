@@ -21,8 +21,9 @@ static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline float infinity() { return __builtin_inff(); }
 
-// e^x to about one unit in the last place: x = n ln 2 + r, |r| <= ln(2) / 2, e^r by the polynomial of
-// S. Moshier's Cephes (expf). 0 below -104, infinity above 89; NaN stays NaN, being the second operand.
+// e^x to about one unit in the last place: x = n ln 2 + r, |r| <= ln(2) / 2, e^r by the polynomial
+// of S. Moshier's Cephes (expf). 0 below -104, infinity above 89; NaN stays NaN, being the second
+// operand.
 static inline Vec exp(Vec x) {
   x = min(set1(89.0f), max(set1(-104.0f), x));
   Vec n = round_to_integer(x * set1(1.44269504f));
@@ -47,7 +48,8 @@ static inline float exp1(float x) {
 
 static inline Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(set1(0.0f) - x)); }
 
-// From the exponential, except near zero, where that cancels: there the polynomial of Cephes (tanhf).
+// From the exponential, except near zero, where that cancels: there the polynomial of Cephes
+// (tanhf).
 static inline Vec tanh(Vec x) {
   Vec a = abs(x);
   Vec far = set1(1.0f) - set1(2.0f) / (exp(a + a) + set1(1.0f));
@@ -62,7 +64,8 @@ static inline Vec tanh(Vec x) {
 }
 
 // x times the normal distribution function, from the complementary error function of Numerical
-// Recipes (erfcc): its relative error stays below 1.2e-7, so the small negative tail keeps its digits.
+// Recipes (erfcc): its relative error stays below 1.2e-7, so the small negative tail keeps its
+// digits.
 static inline Vec gelu(Vec x) {
   Vec z = abs(x) * set1(0.707106781f);
   Vec t = set1(1.0f) / fma(z, set1(0.5f), set1(1.0f));

@@ -57,8 +57,8 @@ static inline void store4(float* p, Four f) { _mm_storeu_ps(p, f); }
 static inline Four fma4(float a, Four b, Four c) { return _mm_fmadd_ps(_mm_set1_ps(a), b, c); }
 static inline Four fma4(Four a, Four b, Four c) { return _mm_fmadd_ps(a, b, c); }
 
-// Eight floats rounded to the nearest bf16, ties to even. A NaN keeps its payload's top bits and becomes
-// quiet: rounding up could carry it into infinity or zero.
+// Eight floats rounded to the nearest bf16, ties to even. A NaN keeps its payload's top bits and
+// becomes quiet: rounding up could carry it into infinity or zero.
 static inline __m128i to_bf16x8(__m256 v) {
   __m256i bits = _mm256_castps_si256(v);
   __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));

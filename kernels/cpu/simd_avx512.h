@@ -1,5 +1,5 @@
-// Sixteen floats at a time: AVX-512 F, BW, DQ and VL. bf16 is rounded with integers, as in the other
-// tables: the conversion instruction of AVX512_BF16 flushes subnormals and is not everywhere.
+// Sixteen floats at a time: AVX-512 F, BW, DQ and VL. bf16 is rounded with integers, as in the
+// other tables: the conversion instruction of AVX512_BF16 flushes subnormals and is not everywhere.
 #pragma once
 #include "simd_256.h"
 

@@ -1,4 +1,5 @@
-// One float at a time, on any processor: the fallback, and what the vector tables are compared with.
+// One float at a time, on any processor: the fallback, and what the vector tables are compared
+// with.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -133,6 +134,8 @@ static inline Four fma4(Four a, Four b, Four c) {
   return c;
 }
 // out[4 * i + j] = v[j][i]: four rows' vectors, interleaved.
-static inline void store_interleaved4(float* out, const Vec* v) { memcpy(out, v, 4 * sizeof(float)); }
+static inline void store_interleaved4(float* out, const Vec* v) {
+  memcpy(out, v, 4 * sizeof(float));
+}
 
 }  // namespace adfast::kernels::ADFAST_ISA

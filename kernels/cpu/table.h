@@ -2,7 +2,7 @@
 #pragma once
 #include "kernels.h"
 #include "layout.h"
-// The order is that of use.
+// In the order of use, so the blocks stay apart.
 #include "simd.h"
 //
 #include "dots.h"
@@ -24,22 +24,22 @@ namespace adfast::kernels::ADFAST_ISA {
 
 extern const Table kTable;
 const Table kTable = {
-    Isa::ADFAST_ISA,
-    ADFAST_ISA_NAME,
-    frame_to_tensor,
-    token_attention,
-    projector_attention,
-    score_map,
-    projector_score_map,
-    fuse_maps,
-    gaussian_blur,
-    resize_bilinear,
-    attention,
-    layer_norm,
-    softmax,
-    unary,
-    binary,
-    reduce,
+    .isa = Isa::ADFAST_ISA,
+    .name = ADFAST_ISA_NAME,
+    .frame_to_tensor = frame_to_tensor,
+    .token_attention = token_attention,
+    .projector_attention = projector_attention,
+    .score_map = score_map,
+    .projector_score_map = projector_score_map,
+    .fuse_maps = fuse_maps,
+    .gaussian_blur = gaussian_blur,
+    .resize_bilinear = resize_bilinear,
+    .attention = attention,
+    .layer_norm = layer_norm,
+    .softmax = softmax,
+    .unary = unary,
+    .binary = binary,
+    .reduce = reduce,
 };
 
 }  // namespace adfast::kernels::ADFAST_ISA

@@ -1,8 +1,8 @@
 // GTrans (Yan et al., 2023), eq. 1 and 3: tokens as spatially attended averages of a feature map.
 //
-// The softmax over all pixels is taken tile by tile (Milakov and Gimelshein, 2018): each tile's logits
-// raise the running maximum, and what was summed before is scaled down by e^(old - new). So the map is
-// read from memory once, and a second time from cache.
+// The softmax over all pixels is taken tile by tile (Milakov and Gimelshein, 2018): each tile's
+// logits raise the running maximum, and what was summed before is scaled down by e^(old - new). So
+// the map is read from memory once, and a second time from cache.
 #pragma once
 
 namespace adfast::kernels::ADFAST_ISA {
@@ -49,8 +49,8 @@ static inline void tile_weights(float* logits, int64_t pixels, TokenState& state
   store8(state.total, fma8(load8(lanes + 8), set8(1.0f), total));
 }
 
-// out[g] = out[g] * factor[g] + sum_p weight[p][g] * x[p] over a tile, for `groups` <= 8 of the groups
-// and kVectors vectors of channels from x and out on.
+// out[g] = out[g] * factor[g] + sum_p weight[p][g] * x[p] over a tile, for `groups` <= 8 of the
+// groups and kVectors vectors of channels from x and out on.
 template <int kVectors, class T, class Lanes>
 static inline void add_weighted(const T* x, int64_t pixels, int64_t channels, const float* weight,
                                 const float* factor, int64_t groups, float* out, Lanes lanes) {
@@ -90,8 +90,7 @@ static void token_attention_of(const TokenAttentionArgs& a) {
     store8(states[b].largest, set8(-infinity()));
     store8(states[b].total, set8(0.0f));
   }
-  over(a.groups * a.channels,
-       [&](int64_t i, auto lanes) { store(a.out + i, set1(0.0f), lanes); });
+  over(a.groups * a.channels, [&](int64_t i, auto lanes) { store(a.out + i, set1(0.0f), lanes); });
   for (int64_t begin = 0; begin < a.pixels; begin += tile) {
     int64_t pixels = smaller(tile, a.pixels - begin);
     const T* part = x + begin * a.channels;
@@ -110,17 +109,20 @@ static void token_attention_of(const TokenAttentionArgs& a) {
       constexpr int64_t kBlock = kColumns * kLanes;
       int64_t c = 0;
       for (; c + kBlock <= a.channels; c += kBlock) {
-        add_weighted<kColumns>(part + c, pixels, a.channels, logits, factor, groups, out + c, All{});
+        add_weighted<kColumns>(part + c, pixels, a.channels, logits, factor, groups, out + c,
+                               All{});
       }
       over(a.channels - c, [&](int64_t i, auto lanes) {
-        add_weighted<1>(part + c + i, pixels, a.channels, logits, factor, groups, out + c + i, lanes);
+        add_weighted<1>(part + c + i, pixels, a.channels, logits, factor, groups, out + c + i,
+                        lanes);
       });
     }
   }
   for (int64_t g = 0; g < a.groups; g++) {
     Vec f = set1(1.0f / states[g / 8].total[g % 8]);
     float* out = a.out + g * a.channels;
-    over(a.channels, [&](int64_t c, auto lanes) { store(out + c, load(out + c, lanes) * f, lanes); });
+    over(a.channels,
+         [&](int64_t c, auto lanes) { store(out + c, load(out + c, lanes) * f, lanes); });
   }
 }
 

@@ -159,10 +159,10 @@ def _open(
         model, info = load_run(source)
         model = model.eval()
         name = source.resolve().name
+        images = given or _validation_images(source, info)
         say(f"exporting {name}")
         info = {**info, "provenance": provenance(source, info)}
         path = export_onnx((model, info), scratch / "model.onnx")
-        images = given or _validation_images(source, info)
         images_from = given_from if given else "held-out validation images"
         answers = parity.from_run(model)
         return _Source(path, name, compiled(path, name), "pytorch", answers, images, images_from)

@@ -52,20 +52,19 @@ COMMANDS = (
 )
 
 _LIFE = """the life of a model:
-  adfast train gtrans --data DATA --out RUN     learns from DATA/train/good           needs
-  adfast[train] adfast build RUN -o model.plan                compiles, calibrates, checks parity
-  needs adfast[train] adfast info model.plan                        what is in the plan adfast
-  selftest model.plan                    does this machine compute what the plan promises? adfast
-  predict model.plan IMAGES -o out       scores, verdicts, overlays, maps adfast eval model.plan
-  --data DATA            metrics on DATA/test adfast bench model.plan                       latency
-  on this machine
+  adfast train gtrans --data DATA --out RUN   learns from DATA/train/good          adfast[train]
+  adfast build RUN -o model.plan              compiles, calibrates, checks parity  adfast[train]
+  adfast info model.plan                      what is in the plan
+  adfast selftest model.plan                  does this machine compute what it promises?
+  adfast predict model.plan IMAGES -o out     scores, verdicts, overlays, maps
+  adfast eval model.plan --data DATA          metrics on DATA/test                 adfast[eval]
+  adfast bench model.plan                     latency on this machine
 
 A plan is one file; the machine on the line needs it, adfast and numpy, nothing else.
 "adfast COMMAND --help" explains a command and gives an example.
 
-exit codes: 0 done, 1 an error (one message on stderr), 2 wrong usage, 3 predict: some images could
-not be read,
-130 interrupted"""
+exit codes: 0 done; 1 an error, told in one message on stderr; 2 wrong usage;
+3 predict left out images that it could not read; 130 interrupted"""
 
 # Optional packages and the extra that brings them.
 _EXTRAS = {

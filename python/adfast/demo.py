@@ -96,9 +96,8 @@ def trunk_note(weights: str) -> str:
     if weights == "none":
         return (
             "The frozen trunk of this model has random weights: nothing was downloaded and none "
-            "were given. "
-            "With ImageNet weights (adfast demo --weights FILE) the maps become sharper and "
-            "subtle defects visible."
+            "were given. Plain defects are found all the same, subtle ones are often missed; "
+            "with ImageNet weights (adfast demo --weights FILE) it sees far more."
         )
     return f"The frozen trunk of this model has the weights of {weights}."
 

@@ -85,8 +85,9 @@ def overlay(
         raise FrameError(f"overlay: the map is {map_.shape}; the frame is {frame.shape[:2]}")
     base = as_rgb(frame).astype(np.float32)
     level = np.clip(np.nan_to_num(map_ / scale), 0, 1)[..., None].astype(np.float32)
-    # The base is dimmed a little, so that colour means map; the map's weight follows its value.
-    weight = 0.75 * np.sqrt(level)
+    # Half the base's colour is taken away, so that colour means map; a map at the level of good
+    # images (a tenth of the scale) leaves the frame as it is.
+    weight = 0.75 * np.clip((level - 0.1) / 0.5, 0, 1)
     grey = 0.5 * base + 0.5 * base.mean(axis=2, keepdims=True)
     out = grey * (1 - weight) + colorize(level[..., 0]) * weight
     thickness = max(1, min(frame.shape[:2]) // 300)

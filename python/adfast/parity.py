@@ -52,9 +52,7 @@ def from_run(model: Any) -> Answers:
     config = model.config
 
     def answer(frame: np.ndarray) -> Answer:
-        pixels = np.ascontiguousarray(
-            np.broadcast_to(frame.reshape(*frame.shape[:2], -1), _rgb(frame))
-        )
+        pixels = np.array(np.broadcast_to(frame.reshape(*frame.shape[:2], -1), _rgb(frame)))
         image = to_network(pixels, tuple(config.resize), tuple(config.crop))
         with torch.inference_mode():
             score, score_map = model(image[None])

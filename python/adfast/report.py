@@ -18,9 +18,9 @@ from adfast.images import encode_png, read_image
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #d5d9de; --soft: #f4f6f8; --text: #1b1f24; --dim: #5b6570;
-  --page: #ffffff; --good: #26804a; --bad: #c82d28; }
+  --page: #ffffff; --good: #26804a; --bad: #c82d28; --wrong: #b06a00; }
 @media (prefers-color-scheme: dark) { :root { --line: #3a414a; --soft: #1d2228; --text: #e6e9ec;
-  --dim: #98a2ad; --page: #13171b; --good: #53b87a; --bad: #f0716b; } }
+  --dim: #98a2ad; --page: #13171b; --good: #53b87a; --bad: #f0716b; --wrong: #e0a040; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
   max-width: 1120px; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
@@ -36,6 +36,7 @@ figure { margin: 0; background: var(--soft); border-radius: .5rem; overflow: hid
 figure div { display: flex; } figure img { flex: 1 1 0; min-width: 0; width: 100%; display: block; }
 figcaption { padding: .45rem .8rem .6rem; font-size: .9rem; overflow-wrap: anywhere; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
+.wrong { color: var(--wrong); font-weight: 600; }
 svg text { fill: var(--dim); font: 12px system-ui, sans-serif; } .wide { overflow-x: auto; }
 """
 
@@ -94,7 +95,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
 
 
 def figure(pictures: Sequence[np.ndarray], caption: str, tone: str = "", verdict: str = "") -> Html:
-    """Show pictures, uint8 (H, W, 3), side by side; `tone` ("good", "bad") colours the verdict."""
+    """Show pictures, uint8 (H, W, 3), side by side; `tone` is its verdict's class."""
     images = "".join(
         '<img alt="" src="data:image/png;base64,'
         f'{base64.b64encode(encode_png(overlay.shrink(overlay.as_rgb(p), 320))).decode()}">'
@@ -271,4 +272,5 @@ def result_figure(
     tone = "bad" if result.is_anomalous else "good"
     if defective is not None and defective != result.is_anomalous:
         verdict += " (missed)" if defective else " (false alarm)"
+        tone = "wrong"
     return figure(pictures, caption, tone, verdict)

@@ -90,6 +90,39 @@ def test_bench(plan, life, capsys):
     assert result["engine"]["threads"] == 1 and result["stages"]["network"]["p50"] > 0
 
 
+def test_demo_page(plan, life):
+    import adfast
+    from adfast import _core, benchmark, demo
+    from adfast.commands.eval import evaluate_plan
+
+    engine = adfast.load(plan, precision="f32")
+    frame = benchmark.sample_frame(64, 64)
+    page = demo.write_page(
+        life / "demo",
+        engine,
+        _core.read_plan(str(plan)),
+        life / "data",
+        evaluate_plan(engine, life / "data"),
+        benchmark.measure(engine, frame, seconds=0.1, warmup=0),
+        engine.self_test(),
+        "none",
+        ["adfast build 'a b' -o c.plan"],
+    )
+    text = page.read_text()
+    for word in ("random weights", "image AUROC", "onnxruntime", "missing_hole", "&#x27;a b&#x27;"):
+        assert word in text
+    assert len(list((life / "demo/pictures").glob("*.png"))) == 2 + len(DEFECTS)
+
+
+def test_demo_refuses_before_it_draws(tmp_path, capsys):
+    out = str(tmp_path / "demo")
+    assert cli.main(["demo", "--out", out, "--weights", str(tmp_path / "none.npz")]) == 1
+    assert "no such file" in capsys.readouterr().err
+    assert cli.main(["demo", "--out", out, "--images", "3"]) == 1
+    assert "at least 10" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
 @pytest.mark.parametrize("change", ["truncate", "flip"])
 @pytest.mark.parametrize("command", ["info", "selftest", "predict", "bench"])
 def test_a_damaged_plan_is_one_message(plan, life, command, change, capsys):

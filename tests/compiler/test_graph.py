@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from adfast.compiler import ops
 from adfast.compiler.graph import Graph
 from adfast.errors import CompileError

@@ -1,6 +1,8 @@
 import numpy as np
 import onnx
 import pytest
+from adfast.compiler.importer import import_onnx, node_path, read_onnx
+from adfast.errors import CompileError
 from onnx import TensorProto, helper
 from small_models import (
     floats,
@@ -9,9 +11,6 @@ from small_models import (
     model,
     positive,
 )
-
-from adfast.compiler.importer import import_onnx, node_path, read_onnx
-from adfast.errors import CompileError
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -92,7 +91,8 @@ CASES = {
     ),
     "softmax": one_op("y = Softmax(x)", "N,3,5", "N,3,5"),
     "unary": one_op(
-        "a = Abs(x) b = Sqrt(a) c = Exp(b) d = Neg(c) e = Tanh(d) f = Sigmoid(e) h = Erf(f) y = Relu(h)",
+        "a = Abs(x) b = Sqrt(a) c = Exp(b) d = Neg(c) e = Tanh(d) f = Sigmoid(e) h = Erf(f) "
+        "y = Relu(h)",
         "N,3,5",
         "N,3,5",
     ),
@@ -189,7 +189,10 @@ def test_shape_arithmetic_leaves_nothing_but_the_activations():
 
 
 REFUSED = {
-    "unknown op": (one_op("y = Selu(x)", "N,3", "N,3"), r"Selu: the engine has no such op\n    at y"),
+    "unknown op": (
+        one_op("y = Selu(x)", "N,3", "N,3"),
+        r"Selu: the engine has no such op\n    at y",
+    ),
     "unknown domain": (
         onnx.parser.parse_model(
             '<ir_version: 9, opset_import: ["" : 18, "com.acme" : 1]>'
@@ -227,6 +230,10 @@ REFUSED = {
         one_op("y = Mul(x, c)", "N,3,4,5", "N,3,4,5", c=floats(1, 1, 4, 1)),
         "a scalar or has one number for each channel, \\[1, 3, 1, 1\\]",
     ),
+    "malformed attribute": (
+        one_op("y = MaxPool<strides=[1, 1]>(x)", "N,3,9,9", "N,4,7,7"),
+        "its inputs or attributes are malformed",
+    ),
     "spatial softmax": (one_op("y = Softmax<axis=1>(x)", "N,3,4", "N,3,4"), "only the last axis"),
 }  # fmt: skip
 
@@ -255,10 +262,8 @@ def test_the_path_is_the_module_that_torch_recorded():
     node = helper.make_node("Conv", ["x", "w"], ["y"])
     assert node_path(node) == "y"
     entry = node.metadata_props.add()
-    entry.key, entry.value = (
-        "pkg.torch.onnx.name_scopes",
-        "['', 'agn.layer1', 'agn.layer1.0', 'conv']",
-    )
+    entry.key = "pkg.torch.onnx.name_scopes"
+    entry.value = "['', 'agn.layer1', 'agn.layer1.0', 'conv']"
     assert node_path(node) == "agn.layer1.0/conv"
     entry.value = "not a list ("
     assert node_path(node) == "y"

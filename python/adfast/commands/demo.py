@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="side of the network's input (default 128)",
     )
     add(
-        "--images", type=int, default=100, metavar="N", help="good images to train on (default 100)"
+        "--images", type=int, default=120, metavar="N", help="good images to train on (default 120)"
     )
     add("--seed", type=int, default=0, metavar="N", help="default 0")
 
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     adfast(
         *("train", "gtrans", "--data", data, "--backbone", "resnet18", "--weights", args.weights),
         *("--epochs", args.epochs, "--size", args.size, "--resize", args.size),
-        *("--batch", 16, "--seed", args.seed, "--out", trained),
+        *("--batch", 8, "--seed", args.seed, "--out", trained),
     )
     step("compiling the plan: calibration on held-out good images, parity, golden frames")
     adfast("build", trained, "-o", plan)

@@ -121,7 +121,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         info = train(settings, args.out, resume=args.resume, report=report)
     except KeyboardInterrupt:
-        print(f"interrupted; go on with: adfast train --out {args.out} --resume", file=sys.stderr)
+        saved = os.path.isfile(os.path.join(args.out, "last.safetensors"))
+        hint = f"go on with: adfast train --out {args.out} --resume"
+        print(f"interrupted; {hint if saved else 'nothing was saved yet'}", file=sys.stderr)
         return 130
     finally:
         report.close()

@@ -207,7 +207,7 @@ class _Import:
                 if handler is None:
                     raise Unsupported("the engine has no such op")
                 if not any(each is POISONED for each in operands):
-                    results = handler(Call(self, node))
+                    results = self.handle(handler, node)
         except CompileError as error:
             # The path is in the heading of the message already.
             reason = str(error).removeprefix(f"{node_path(node)} ({node.op_type}): ")
@@ -220,6 +220,13 @@ class _Import:
         for name, result in zip(node.output, results, strict=False):
             if name:
                 self.known[name] = result
+
+    def handle(self, handler: Any, node: onnx.NodeProto) -> Any:
+        try:
+            return handler(Call(self, node))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise Unsupported(f"its inputs or attributes are malformed ({what})") from error
 
     def evaluate(self, node: onnx.NodeProto) -> list[np.ndarray]:
         if node.op_type == "Constant":

@@ -5,7 +5,7 @@
     ROOT/test/<defect>/*            defective images
     ROOT/ground_truth/<defect>/*_mask.png
 
-Needs numpy and Pillow; `to_network` needs torch. Lists of images are text files: one path relative
+Needs numpy; `to_network` needs torch. Lists of images are text files: one path relative
 to ROOT per line; empty lines and lines that start with # are skipped.
 """
 
@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adfast.errors import DataError
+from adfast.errors import DataError, FrameError
+from adfast.images import EXTENSIONS, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -36,10 +35,10 @@ def find_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"folder {folder} does not exist")
-    files = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = (p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.is_file())
     paths = sorted(path for path in files if not path.name.startswith("."))
     if not paths:
-        raise DataError(f"folder {folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"folder {folder} holds no images ({', '.join(EXTENSIONS)})")
     return paths
 
 
@@ -104,27 +103,18 @@ def split_good(
 
 
 def load_image(path: str | Path) -> np.ndarray:
-    """Read an image file as uint8 [H, W, 3], RGB; grey becomes three equal channels.
+    """Read an image file, as prediction does, as uint8 [H, W, 3], RGB; grey is repeated.
 
     Raises:
         DataError: names the file that is missing, damaged, or has more than 8 bits per channel.
     """
     try:
-        from PIL import Image
-    except ImportError as error:
-        raise DataError(
-            f'reading images needs {error.name}; pip install "adfast[train]"'
-        ) from error
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                # Converting would clip to 255 without a word.
-                raise DataError(
-                    f"cannot use {path}: mode {image.mode}, expected 8 bits per channel; convert it"
-                )
-            return np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read image {path}: {error}") from error
+        pixels = read_image(path)
+    except FrameError as error:
+        raise DataError(str(error)) from error
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    return pixels
 
 
 def to_network(frame: np.ndarray, resize: tuple[int, int], crop: tuple[int, int]) -> Tensor:

@@ -28,7 +28,7 @@ from adfast.images import write_png
 #: Side of the generated images in pixels.
 SIZE = 256
 # Geometry in units of half the picture: 1 is the picture's edge.
-_RIM, _BORE, _HUB, _HOLE_CIRCLE, _HOLE = 0.86, 0.20, 0.36, 0.61, 0.075
+_RIM, _BORE, _HUB, _HOLE_CIRCLE, _HOLE = 0.86, 0.20, 0.36, 0.61, 0.088
 
 
 @dataclass
@@ -145,9 +145,9 @@ def _noise(rng: np.random.Generator, side: int, cells: int) -> np.ndarray:
 def _make_part(rng: np.random.Generator, side: int) -> _Part:
     axis = (np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1
     px, py = np.meshgrid(axis, axis)
-    # The fixture leaves the part a little play.
-    angle = math.radians(rng.normal(0, 1.2))
-    dx, dy = rng.normal(0, 0.008), rng.normal(0, 0.008)
+    # The fixture leaves the part a little play, and no more than that.
+    angle = math.radians(rng.uniform(-1.2, 1.2))
+    dx, dy = rng.uniform(-0.01, 0.01), rng.uniform(-0.01, 0.01)
     c, s = math.cos(angle), math.sin(angle)
     x, y = c * (px - dx) + s * (py - dy), -s * (px - dx) + c * (py - dy)
     r = np.hypot(x, y)
@@ -184,9 +184,9 @@ def _light(part: _Part, rng: np.random.Generator) -> np.ndarray:
     tx, ty = -part.y / r, part.x / r
     lit, shine = np.full_like(r, 0.13), np.zeros_like(r)
     for azimuth, elevation, power in ((-128, 48, 0.80), (35, 62, 0.45)):
-        azimuth = math.radians(azimuth + rng.normal(0, 1.5))
-        elevation = math.radians(elevation + rng.normal(0, 1.0))
-        power *= 1 + rng.normal(0, 0.04)
+        azimuth = math.radians(azimuth + rng.normal(0, 0.8))
+        elevation = math.radians(elevation + rng.normal(0, 0.5))
+        power *= 1 + rng.normal(0, 0.02)
         lx = math.cos(azimuth) * math.cos(elevation)
         ly = math.sin(azimuth) * math.cos(elevation)
         lz = math.sin(elevation)
@@ -201,7 +201,7 @@ def _light(part: _Part, rng: np.random.Generator) -> np.ndarray:
         lit += 0.34 * power * diffuse
         shine += 0.5 * power * (1.25 * lobe + 0.40 * n_half**90)
     shine *= part.gloss * (1 - 0.75 * part.tint)
-    warm = 1 + rng.normal(0, 0.012)
+    warm = 1 + rng.normal(0, 0.006)
     metal = np.array([warm, 1, 1.02 * (2 - warm)], np.float32)
     brown = np.array([0.62, 0.46, 0.28], np.float32)
     lit *= part.albedo
@@ -216,8 +216,8 @@ def _light(part: _Part, rng: np.random.Generator) -> np.ndarray:
     out = floor + part.solid[..., None] * (out - floor)
     # Uneven field of light, and the whole exposure.
     axis = np.linspace(-1, 1, side, dtype=np.float32)
-    field = 1 + rng.normal(0, 0.02) * axis[None, :] + rng.normal(0, 0.02) * axis[:, None]
-    return (out * field[..., None] * (1 + rng.normal(0, 0.025))).astype(np.float32)
+    field = 1 + rng.normal(0, 0.01) * axis[None, :] + rng.normal(0, 0.01) * axis[:, None]
+    return (out * field[..., None] * (1 + rng.normal(0, 0.015))).astype(np.float32)
 
 
 def _camera(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -286,9 +286,9 @@ def _scratch(part: _Part, rng: np.random.Generator) -> np.ndarray:
     start = _face_point(rng)
     line = _wander(rng, start, rng.uniform(0.28, 0.6), 0.5)
     for _ in range(rng.integers(1, 4)):
-        points = line + rng.normal(0, 0.022, 2).astype(np.float32)
+        points = line + rng.normal(0, 0.03, 2).astype(np.float32)
         d, t = _curve(part, points)
-        width = rng.uniform(0.006, 0.010)
+        width = rng.uniform(0.010, 0.016)
         press = np.sin(np.pi * np.clip(t, 0.02, 0.98)) ** 0.6
         groove = np.exp(-((d / width) ** 2))
         lips = np.exp(-(((d - 1.9 * width) / (0.8 * width)) ** 2))
@@ -302,12 +302,12 @@ def _scratch(part: _Part, rng: np.random.Generator) -> np.ndarray:
 def _dent(part: _Part, rng: np.random.Generator) -> np.ndarray:
     """Press in the mark of something hard that fell: a shallow bowl with a slight ridge around."""
     cx, cy = _face_point(rng, 0.44, 0.76)
-    a, b = rng.uniform(0.05, 0.09), rng.uniform(0.05, 0.09)
+    a, b = rng.uniform(0.07, 0.11), rng.uniform(0.07, 0.11)
     turn = rng.uniform(0, np.pi)
     u = math.cos(turn) * (part.x - cx) + math.sin(turn) * (part.y - cy)
     v = -math.sin(turn) * (part.x - cx) + math.cos(turn) * (part.y - cy)
     q = np.hypot(u / a, v / b) * (1 + 0.04 * _noise(rng, part.x.shape[0], 24))
-    depth = rng.uniform(0.45, 0.75) * min(a, b)
+    depth = rng.uniform(0.6, 0.9) * min(a, b)
     part.height -= depth * np.exp(-2.0 * q**2)
     part.height += 0.16 * depth * np.exp(-(((q - 1.15) / 0.22) ** 2))
     part.gloss *= 1 - 0.35 * np.exp(-1.5 * q**2)
@@ -376,7 +376,7 @@ def _contamination(part: _Part, rng: np.random.Generator) -> np.ndarray:
             cx, cy = start[0] + rng.normal(0, 0.075), start[1] + rng.normal(0, 0.075)
             turn, long, short = (
                 rng.uniform(0, np.pi),
-                rng.uniform(0.012, 0.03),
+                rng.uniform(0.016, 0.04),
                 rng.uniform(0.008, 0.014),
             )
             u = math.cos(turn) * (part.x - cx) + math.sin(turn) * (part.y - cy)
@@ -384,7 +384,7 @@ def _contamination(part: _Part, rng: np.random.Generator) -> np.ndarray:
             d = np.maximum(np.abs(u) / long, np.abs(v) / short)
             mask = np.maximum(mask, _lay(part, (d - 1) * short, 0.012, rng.uniform(0.35, 0.9), 0.9))
         return mask
-    length, bend, width = (0.75, 7.0, 0.013) if kind == 0 else (0.60, 3.0, 0.007)
+    length, bend, width = (0.75, 7.0, 0.018) if kind == 0 else (0.60, 3.0, 0.011)
     d, t = _curve(part, _wander(rng, start, length * rng.uniform(0.8, 1.2), bend))
     width = width * (0.55 + 0.45 * np.sin(np.pi * t))
     if kind == 0:  # bright swarf, banded by the chatter of the tool

@@ -6,6 +6,9 @@ The trunks are timm's (`features_only`), cut after layer3: output strides 4, 8 a
 from __future__ import annotations
 
 import hashlib
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,6 +70,8 @@ def create_backbone(name: str, *, pretrained: bool = False) -> nn.Module:
         raise ModelError(f"backbone is {name!r}; choose one of {', '.join(BACKBONES)}")
     timm = import_timm()
     tag = BACKBONES[name][1] if pretrained else name
+    if pretrained:
+        _stop_retries_when_offline()
     try:
         # layer4 and the classifier are dropped by timm before it hands the module over.
         return timm.create_model(
@@ -77,11 +82,25 @@ def create_backbone(name: str, *, pretrained: bool = False) -> nn.Module:
             raise
         # Offline the hub client raises one of many types; the remedy is the same for all of them.
         raise ModelError(
-            f"cannot fetch the weights {tag} from the hub ({type(error).__name__}: {error}). On a "
-            f"machine with a network, download model.safetensors of "
-            f"https://huggingface.co/timm/{tag} (or torchvision's .pth), copy it here and pass "
-            "--weights FILE. --weights none trains against random features (for trying out only)"
+            f"cannot fetch the weights {tag} from the hub. On a machine with a network, download "
+            f"model.safetensors of https://huggingface.co/timm/{tag} (or torchvision's .pth), copy "
+            "it here and pass --weights FILE; --weights none trains against random features, for "
+            f"trying out only. The hub's client says: {type(error).__name__}: {error}"
         ) from error
+
+
+def _stop_retries_when_offline() -> None:
+    """Let the hub client use its cache only where the hub's name does not even resolve.
+
+    It would try again for most of a minute before it says the same.
+    """
+    from huggingface_hub import constants
+
+    try:
+        if not urllib.request.getproxies():
+            socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

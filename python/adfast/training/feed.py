@@ -69,12 +69,16 @@ class Feed:
         problems = []
         report.phase("reading images", len(self.paths))
         with ThreadPoolExecutor(WORKERS) as pool:
-            for i, result in enumerate(pool.map(self._try_decode, range(len(self.paths)))):
-                if isinstance(result, DataError):
-                    problems.append(str(result))
-                elif keep:
-                    self.images[i] = result
-                report.advance(1)
+            try:
+                for i, result in enumerate(pool.map(self._try_decode, range(len(self.paths)))):
+                    if isinstance(result, DataError):
+                        problems.append(str(result))
+                    elif keep:
+                        self.images[i] = result
+                    report.advance(1)
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)  # else Ctrl-C would wait for all of them
+                raise
         report.close()
         if problems:
             rest = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""

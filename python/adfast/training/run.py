@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from adfast import models
+from adfast._version import __version__
 from adfast.data.folder import dataset_sha256, good_images, split_good
 from adfast.errors import AdfastError, ModelError
 from adfast.models.backbones import load_backbone
@@ -46,6 +47,8 @@ class Run:
             good_images(root, settings.list_file), settings.fraction, settings.seed
         )
         _check_out(out, resume)
+        for leftover in out.glob(".*.safetensors"):  # of a training killed while it wrote
+            leftover.unlink()
         self.config = models.config_class(settings.model).from_dict(settings.config)
         torch.manual_seed(settings.seed)
         agn, weights = load_backbone(self.config.backbone, settings.weights)
@@ -65,7 +68,7 @@ class Run:
         self.position = {"epoch": 0, "step": 0, "loss_sum": 0.0, "best": best}
         self.history: list[dict] = []
         self.info = {
-            "adfast": _version("adfast"),
+            "adfast": __version__,
             "model": settings.model,
             "config": self.config.to_dict(),
             "training": {**settings.to_dict(), "precision": self.precision},

@@ -10,7 +10,7 @@ def fuse_residual(graph: Graph) -> int:
     """Fuse conv2d, linear or layer_norm + add; return how many sums went."""
     count = 0
     for node in [node for node in graph.nodes if node.op == "add"]:
-        layers = [layer for layer in _candidates(graph, node)]
+        layers = _candidates(graph, node)
         if not layers:
             continue
         # Of two, the later one: its residual is ready by then. The sum's place keeps the order

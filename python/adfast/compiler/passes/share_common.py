@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from adfast.compiler.graph import Graph, Value
@@ -14,7 +15,8 @@ def share_common(graph: Graph) -> int:
     same: dict[Value, int] = {}
     for value in graph.constants():
         assert value.array is not None
-        same[value] = names.setdefault((value.shape, value.array.tobytes()), len(names))
+        digest = hashlib.sha256(value.array.tobytes()).digest()
+        same[value] = names.setdefault((value.shape, digest), len(names))
     seen: dict[Any, list[Value]] = {}
     count = 0
     for node in list(graph.nodes):

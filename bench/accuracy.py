@@ -1,0 +1,122 @@
+"""Accuracy of trained runs, and how far engine, ONNX Runtime and bf16 are from PyTorch.
+
+    python bench/accuracy.py --data DIR --split NAME RUN [LIST] [--split ...]
+
+DIR is in the MVTec layout, RUN a training run, LIST a text file of test images (one path a line).
+Builds each run's plan, evaluates it in f32 and bf16 on all test images, and compares maps on 32 of
+them. Writes bench/results/mtd.json, from which bench/tables.py makes the table of the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import adfast
+from adfast import evaluate, parity
+from adfast.benchmark import machine
+from adfast.build import build
+from adfast.calibrate import spearman
+from adfast.compiler import compile_onnx
+from adfast.export import export_onnx
+from adfast.files import atomic_write
+from adfast.images import read_image
+from adfast.models import load_run
+
+sys.path.insert(0, str(Path(__file__).parent))
+from end_to_end import commit
+
+RESULTS = Path(__file__).parent / "results" / "mtd.json"
+PARITY_FRAMES = 32
+
+
+def compare(run: Path, plan: Path, frames: list[np.ndarray], folder: Path) -> dict:
+    """Differences from PyTorch f32 on `frames`."""
+    model, _ = load_run(run)
+    onnx_path = export_onnx(run, folder / "model.onnx")
+    answers = {"onnxruntime": parity.from_onnxruntime(onnx_path, compile_onnx(onnx_path))}
+    for precision in ("f32", "bf16"):
+        engine = adfast.load(plan, precision=precision)
+
+        def answer(frame, engine=engine):
+            result = engine.predict(frame)
+            return result.score, result.network_map
+
+        answers[f"engine_{precision}"] = answer
+    expected = [parity.from_run(model)(frame) for frame in frames]
+    return {"frames": len(frames)} | {
+        name: parity.difference(expected, [call(frame) for frame in frames])
+        for name, call in answers.items()
+    }
+
+
+def measure(data: Path, run: Path, test_list: Path | None) -> dict:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        plan = folder / "model.plan"
+        built = build(run, plan, log=lambda line: print("  " + line))
+        by_precision = {
+            p: evaluate.evaluate(adfast.load(plan, precision=p), data, only=test_list)
+            for p in ("f32", "bf16")
+        }
+        rows = by_precision["f32"]["rows"]
+        picks = np.random.default_rng(0).choice(len(rows), PARITY_FRAMES, replace=False)
+        frames = [read_image(data / rows[i]["image"]) for i in sorted(picks)]
+        differences = compare(run, plan, frames, folder)
+    info = json.loads((run / "config.json").read_text())
+    scores = {p: [row["score"] for row in by_precision[p]["rows"]] for p in by_precision}
+    metrics = {p: by_precision[p]["metrics"] for p in by_precision}
+    chosen = built["precision"]
+    return {
+        "train_images": len(info["data"]["train"]),
+        "validation_images": len(info["data"]["validation"]),
+        "test_images": len(rows),
+        "epochs": info["training"]["epochs"],
+        "training": {k: info["training"][k] for k in ("batch", "lr", "seed", "precision")},
+        "config": info["config"],
+        "precision": chosen,
+        "threshold": built["calibration"].get("threshold"),
+        "verdicts": by_precision[chosen]["verdicts"],
+        "metrics": metrics[chosen],
+        "metrics_f32": metrics["f32"],
+        "parity": differences,
+        "bf16": {
+            "spearman": spearman(scores["f32"], scores["bf16"]),
+            "image_auroc_change": metrics["bf16"]["image_auroc"] - metrics["f32"]["image_auroc"],
+        },
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument(
+        "--split", nargs="+", action="append", required=True, metavar="NAME RUN [LIST]"
+    )
+    args = parser.parse_args()
+    report = {
+        "command": "python bench/accuracy.py",
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "data": args.data.name,
+        "splits": {},
+    }
+    for name, run, *rest in args.split:
+        print(name)
+        report["splits"][name] = measure(args.data, Path(run), Path(rest[0]) if rest else None)
+    with atomic_write(RESULTS, "w") as file:
+        json.dump(report, file, indent=1)
+        file.write("\n")
+    print(json.dumps(report["splits"], indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Write the README's tables from the files under bench/results.
+
+    python bench/tables.py [--check]
+
+Each table stands between `<!-- table: NAME -->` and `<!-- end -->`; --check only compares.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def source(report: dict, file: str) -> str:
+    host = report["machine"]
+    return (
+        f"Measured on {host['processor']}, {host['cores']} cores, {report['date']}, commit "
+        f"{report['commit']}, by `{report['command']}` "
+        f"([bench/results/{file}](bench/results/{file}))."
+    )
+
+
+def speed() -> str:
+    report = json.loads((RESULTS / "end_to_end.json").read_text())
+    names = list(next(iter(report["models"].values()))["times"])
+    lines = ["| Model | " + " | ".join(names) + " | bf16 ratio | f32 ratio |"]
+    lines.append("|---" * (len(names) + 3) + "|")
+    for model, entry in report["models"].items():
+        cells = [f"{entry['times'][name]['median_ms']:.1f}" for name in names]
+        cells += [
+            f"{entry['ratios'][p]['ratio']:.2f}x {entry['ratios'][p]['best_peer'].split()[0]}"
+            for p in ("bf16", "f32")
+        ]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    lines += ["", f"Milliseconds, median of {report['rounds']} rounds. "]
+    lines[-1] += source(report, "end_to_end.json")
+    return "\n".join(lines)
+
+
+def accuracy() -> str:
+    report = json.loads((RESULTS / "mtd.json").read_text())
+    lines = [
+        "| Split | Training | Image AUROC | Pixel AUROC | AUPRO | F1-max |"
+        " engine f32 to PyTorch | bf16 to f32: Spearman, AUROC change |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for split, entry in report["splits"].items():
+        m, parity, low = entry["metrics"], entry["parity"], entry["bf16"]
+        lines.append(
+            f"| {split} | {entry['train_images']} images, {entry['epochs']} epochs | "
+            f"{percent(m['image_auroc'])} | {percent(m['pixel_auroc'])} | {percent(m['aupro'])} | "
+            f"{percent(m['f1_max'])} | {parity['engine_f32']['map_max_rel']:.1e} | "
+            f"{low['spearman']:.4f}, {100 * low['image_auroc_change']:+.2f} |"
+        )
+    lines += ["", source(report, "mtd.json")]
+    return "\n".join(lines)
+
+
+TABLES = {"speed": speed, "accuracy": accuracy}
+
+
+def rendered(text: str) -> str:
+    def table(match: re.Match) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->.*?<!-- end -->", table, text, flags=re.S)
+
+
+def main() -> int:
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    new = rendered(text)
+    if "--check" in sys.argv:
+        return int(new != text)
+    readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

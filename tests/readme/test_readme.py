@@ -1,0 +1,61 @@
+"""README and CONTRIBUTING are true: their code runs, their commands exist, their files are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adfast.images import write_png
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = ["README.md", "CONTRIBUTING.md"]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+@pytest.mark.parametrize("code", blocks("README.md", "python"))
+def test_python_runs(code, tiny_plan, tmp_path, monkeypatch):
+    (tmp_path / "part.plan").write_bytes(tiny_plan.read_bytes())
+    for name in ("frame.png", "a.png", "b.png"):
+        write_png(tmp_path / name, np.random.default_rng(1).integers(0, 256, (40, 50), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_commands_exist():
+    from adfast.cli import make_parser
+
+    commands = [
+        line
+        for page in PAGES
+        for block in blocks(page, "sh")
+        for line in block.splitlines()
+        if line.startswith("adfast ") and not line.startswith("adfast --")
+    ]
+    assert len(commands) >= 6
+    for line in commands:
+        words = shlex.split(line, comments=True)[1:]
+        make_parser(words).parse_args(words)
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), f"{page}: {target}"
+
+
+def test_cpp_and_c_are_the_tested_examples():
+    """The C++ and C of the README are pieces of the examples that tests/install compiles and runs."""
+    for language, file in (("cpp", "examples/inspect.cpp"), ("c", "examples/inspect.c")):
+        source = re.sub(r"\s+", " ", (ROOT / file).read_text())
+        for block in blocks("README.md", language):
+            for line in block.splitlines():
+                text = re.sub(r"\s+", " ", line).strip()
+                assert text in source, f"{file} lacks: {text}"
