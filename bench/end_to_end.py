@@ -3,9 +3,9 @@
     pytest bench/end_to_end.py -s [--benchmark-json FILE]
 
 Random weights (time does not depend on them), batch 1, every processor core. Answers are checked
-before anything is timed. Contestants take turns within each round, so that a machine that slows down
-slows down for all; ratios are medians of the rounds' ratios. Results go to bench/results/end_to_end.json,
-from which bench/tables.py makes the table of the README.
+before anything is timed. Contestants take turns within each round, so that a machine that slows
+down slows down for all; ratios are medians of the rounds' ratios. Results go to
+bench/results/end_to_end.json, from which bench/tables.py makes the table of the README.
 """
 
 from __future__ import annotations

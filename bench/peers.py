@@ -2,7 +2,8 @@
 
 A contestant is a function of the benchmark's one frame that returns the score and the map at the
 network's resolution. The engine starts from the uint8 frame and also makes the full-size map; the
-peers start from the resized and normalised tensor and stop at the network's map, which favours them.
+peers start from the resized and normalised tensor and stop at the network's map, which favours
+them.
 """
 
 from __future__ import annotations

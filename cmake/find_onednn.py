@@ -1,4 +1,4 @@
-"""Print the include folder and the library of the package onednn-devel-cpu-gomp, `;` between them."""
+"""Print include folder and library of the package onednn-devel-cpu-gomp, `;` between them."""
 
 from importlib import metadata
 

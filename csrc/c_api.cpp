@@ -35,11 +35,16 @@ thread_local std::string last_error;
 
 adfast_status status_of(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::plan: return ADFAST_ERROR_PLAN;
-    case ErrorKind::frame: return ADFAST_ERROR_FRAME;
-    case ErrorKind::argument: return ADFAST_ERROR_ARGUMENT;
-    case ErrorKind::io: return ADFAST_ERROR_IO;
-    case ErrorKind::run: return ADFAST_ERROR_RUN;
+    case ErrorKind::plan:
+      return ADFAST_ERROR_PLAN;
+    case ErrorKind::frame:
+      return ADFAST_ERROR_FRAME;
+    case ErrorKind::argument:
+      return ADFAST_ERROR_ARGUMENT;
+    case ErrorKind::io:
+      return ADFAST_ERROR_IO;
+    case ErrorKind::run:
+      return ADFAST_ERROR_RUN;
   }
   return ADFAST_ERROR_RUN;
 }
@@ -77,9 +82,15 @@ adfast::FrameView view_of(const adfast_frame& frame) {
   view.width = frame.width;
   view.channel_stride = 1;
   switch (frame.pixel_format) {
-    case ADFAST_MONO8: view.color = adfast::Color::grey; break;
-    case ADFAST_RGB8: view.color = adfast::Color::rgb; break;
-    case ADFAST_BGR8: view.color = adfast::Color::bgr; break;
+    case ADFAST_MONO8:
+      view.color = adfast::Color::grey;
+      break;
+    case ADFAST_RGB8:
+      view.color = adfast::Color::rgb;
+      break;
+    case ADFAST_BGR8:
+      view.color = adfast::Color::bgr;
+      break;
     default:
       throw Error(ErrorKind::frame, "[predict] pixel format " + std::to_string(frame.pixel_format) +
                                         ", expected ADFAST_MONO8, ADFAST_RGB8 or ADFAST_BGR8");
@@ -97,8 +108,7 @@ adfast::FrameView view_of(const adfast_frame& frame) {
 
 }  // namespace
 
-adfast_status adfast_load(const char* path, const adfast_options* options,
-                          adfast_engine** engine) {
+adfast_status adfast_load(const char* path, const adfast_options* options, adfast_engine** engine) {
   return guarded([&] {
     if (path == nullptr || engine == nullptr) {
       throw Error(ErrorKind::argument, "[load] path and engine must not be null");

@@ -1,5 +1,5 @@
-// Reads little-endian records from bytes nobody vouches for: every read is checked before it is made,
-// and every failure names where in which section it happened.
+// Reads little-endian records from bytes nobody vouches for: every read is checked before it is
+// made, and every failure names where in which section it happened.
 #pragma once
 #include <bit>
 #include <cstddef>

@@ -67,12 +67,23 @@ Table read_table(ByteReader& in, std::string owner) {
     std::string key = in.text();
     Field field;
     switch (const auto type = in.number<uint8_t>()) {
-      case 1: field = in.number<int64_t>(); break;
-      case 2: field = in.number<double>(); break;
-      case 3: field = in.text(); break;
-      case 4: field = in.numbers<int64_t>(); break;
-      case 5: field = in.numbers<double>(); break;
-      default: in.fail("'" + key + "' has type " + std::to_string(type) + ", expected 1 to 5");
+      case 1:
+        field = in.number<int64_t>();
+        break;
+      case 2:
+        field = in.number<double>();
+        break;
+      case 3:
+        field = in.text();
+        break;
+      case 4:
+        field = in.numbers<int64_t>();
+        break;
+      case 5:
+        field = in.numbers<double>();
+        break;
+      default:
+        in.fail("'" + key + "' has type " + std::to_string(type) + ", expected 1 to 5");
     }
     if (!table.entries.emplace(key, std::move(field)).second) in.fail("'" + key + "' twice");
   }
@@ -198,8 +209,8 @@ std::vector<GoldenFrame> read_golden(ByteReader in, Table* info) {
 std::vector<Section> read_sections(const std::string& path, std::span<const std::byte> bytes,
                                    uint32_t count) {
   if (count != section_names.size()) {
-    damaged(path, std::to_string(count) + " sections, expected " +
-                      std::to_string(section_names.size()));
+    damaged(path,
+            std::to_string(count) + " sections, expected " + std::to_string(section_names.size()));
   }
   ByteReader in(bytes.subspan(header_size, count * section_entry_size), "section table");
   std::vector<Section> sections(count);
@@ -213,8 +224,8 @@ std::vector<Section> read_sections(const std::string& path, std::span<const std:
     section.size = in.number<uint64_t>();
     std::memcpy(section.digest.data(), in.take(32).data(), 32);
     if (section.name != section_names[i]) {
-      damaged(path, "section '" + section.name + "', expected '" + std::string(section_names[i]) +
-                        "'");
+      damaged(path,
+              "section '" + section.name + "', expected '" + std::string(section_names[i]) + "'");
     }
     if (section.offset % 64 != 0 || section.offset < end || section.offset - end >= 64 ||
         section.offset > bytes.size() || section.size > bytes.size() - section.offset) {
@@ -248,17 +259,16 @@ const T& Table::get(std::string_view key, const char* type) const {
 
 template const int64_t& Table::get<int64_t>(std::string_view, const char*) const;
 template const std::vector<int64_t>& Table::get<std::vector<int64_t>>(std::string_view,
-                                                                       const char*) const;
+                                                                      const char*) const;
 template const double& Table::get<double>(std::string_view, const char*) const;
 template const std::string& Table::get<std::string>(std::string_view, const char*) const;
 
 std::vector<int64_t> Table::integers(std::string_view key, size_t count, int64_t low,
                                      int64_t high) const {
   const auto& values = integers(key);
-  const bool fits = values.size() == count && std::all_of(values.begin(), values.end(),
-                                                          [&](int64_t v) {
-                                                            return v >= low && v <= high;
-                                                          });
+  const bool fits =
+      values.size() == count &&
+      std::all_of(values.begin(), values.end(), [&](int64_t v) { return v >= low && v <= high; });
   if (!fits) {
     throw Error(ErrorKind::plan, "[" + owner + "] '" + std::string(key) + "' is " +
                                      to_string(values) + ", expected " + std::to_string(count) +
@@ -324,8 +334,8 @@ Plan Plan::open(const std::string& path) {
   if (in.number<uint32_t>() != 0) damaged(path, "the reserved header field is not zero");
   const auto table_size = static_cast<uint64_t>(section_count) * section_entry_size;
   if (table_size > plan.file_size - header_size) damaged(path, "the section table is cut short");
-  const Digest digest = sha256(plan.bytes_.first(hashed_header_size),
-                               plan.bytes_.subspan(header_size, table_size));
+  const Digest digest =
+      sha256(plan.bytes_.first(hashed_header_size), plan.bytes_.subspan(header_size, table_size));
   if (std::memcmp(digest.data(), in.take(digest.size()).data(), digest.size()) != 0) {
     damaged(path, "header or section table do not match their SHA-256");
   }

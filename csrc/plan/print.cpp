@@ -43,7 +43,8 @@ std::string print(const Graph& graph) {
     }
     out << '\n';
   }
-  for (const auto& [role, id] : graph.outputs) out << "output " << role << " = " << value(id) << '\n';
+  for (const auto& [role, id] : graph.outputs)
+    out << "output " << role << " = " << value(id) << '\n';
   return out.str();
 }
 

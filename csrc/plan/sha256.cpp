@@ -136,8 +136,7 @@ void sha256_blocks_portable(uint32_t state[8], const std::byte* data, size_t blo
     uint32_t w[64];
     for (int i = 0; i < 16; ++i) w[i] = big_endian(data + 4 * i);
     for (int i = 16; i < 64; ++i) {
-      const uint32_t s0 =
-          std::rotr(w[i - 15], 7) ^ std::rotr(w[i - 15], 18) ^ (w[i - 15] >> 3);
+      const uint32_t s0 = std::rotr(w[i - 15], 7) ^ std::rotr(w[i - 15], 18) ^ (w[i - 15] >> 3);
       const uint32_t s1 = std::rotr(w[i - 2], 17) ^ std::rotr(w[i - 2], 19) ^ (w[i - 2] >> 10);
       w[i] = w[i - 16] + s0 + w[i - 7] + s1;
     }

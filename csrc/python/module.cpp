@@ -25,10 +25,9 @@ FrameView view_of(const py::array& image, const std::string& color) {
   }
   const bool grey = image.ndim() == 2;
   if (!grey && !(image.ndim() == 3 && image.shape(2) == 3)) {
-    throw Error(ErrorKind::frame,
-                "[predict] image has shape " +
-                    py::cast<std::string>(py::str(image.attr("shape"))) +
-                    ", expected (height, width) or (height, width, 3)");
+    throw Error(ErrorKind::frame, "[predict] image has shape " +
+                                      py::cast<std::string>(py::str(image.attr("shape"))) +
+                                      ", expected (height, width) or (height, width, 3)");
   }
   if (color != "rgb" && color != "bgr") {
     throw Error(ErrorKind::argument, "[predict] color is '" + color + "', expected 'rgb' or 'bgr'");

@@ -181,9 +181,8 @@ void Engine::write_map(const Context& context, const Job& job, Workers* workers)
   };
   // Below this, waking a thread costs more than it saves.
   constexpr int64_t pixels_worth_a_thread = 1 << 16;
-  const int parts = workers != nullptr && height * width >= 2 * pixels_worth_a_thread
-                        ? workers->count()
-                        : 1;
+  const int parts =
+      workers != nullptr && height * width >= 2 * pixels_worth_a_thread ? workers->count() : 1;
   if (parts == 1) {
     task(0, 1);
   } else {

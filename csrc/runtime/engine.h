@@ -1,6 +1,7 @@
 // A loaded plan: frames in, score and map out.
 //
-// Thread safety: any number of engines; one engine may be used from many threads, which then take turns.
+// Thread safety: any number of engines; one engine may be used from many threads, which then take
+// turns.
 #pragma once
 #include <memory>
 #include <mutex>
@@ -40,8 +41,8 @@ class Engine {
   // The plan may be closed afterwards: weights are packed into the engine's own memory.
   Engine(const Plan& plan, const EngineOptions& options);
 
-  // Throws ErrorKind::frame for a frame that cannot be used and ErrorKind::run when the result is not
-  // finite.
+  // Throws ErrorKind::frame for a frame that cannot be used and ErrorKind::run when the result is
+  // not finite.
   void predict(Job& job);
   // Frames are independent: each gives the same bits here as in predict().
   void predict_batch(std::span<Job> jobs);
@@ -75,7 +76,7 @@ class Engine {
   int64_t map_height_ = 0, map_width_ = 0;
   std::mutex mutex_;
   Workers workers_;
-  std::unique_ptr<Context> context_;                     // all lanes on one frame
+  std::unique_ptr<Context> context_;                      // all lanes on one frame
   std::vector<std::unique_ptr<Context>> batch_contexts_;  // one lane each, made when first needed
 };
 

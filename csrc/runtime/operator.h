@@ -19,7 +19,8 @@ struct Tensor {
   Shape shape;
   DType dtype = DType::f32;
   bool constant = false;
-  std::span<const std::byte> data;  // f32 in row-major order, of constants only; valid while building
+  std::span<const std::byte>
+      data;  // f32 in row-major order, of constants only; valid while building
 
   size_t bytes() const { return static_cast<size_t>(element_count(shape)) * size_of(dtype); }
 };
@@ -32,8 +33,8 @@ struct Binding {
   const FrameInput* frame = nullptr;
 };
 
-// An operator holds its packed weights, is built once and never changes; `bind` fixes the addresses.
-// Bound calls of different contexts may run at the same time.
+// An operator holds its packed weights, is built once and never changes; `bind` fixes the
+// addresses. Bound calls of different contexts may run at the same time.
 class Operator {
  public:
   virtual ~Operator() = default;

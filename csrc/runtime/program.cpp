@@ -39,8 +39,8 @@ Program::Program(const Graph& graph, const Backend& backend) {
       tensors_[id].dtype = backend.result_type(node, tensors_[id].shape, operands);
       results.push_back(&tensors_[id]);
     }
-    steps_.push_back({node.op, node.name, backend.make({node, operands, results}), inputs,
-                      node.outputs});
+    steps_.push_back(
+        {node.op, node.name, backend.make({node, operands, results}), inputs, node.outputs});
   }
   inputs_ = graph.inputs;
   outputs_ = graph.outputs;

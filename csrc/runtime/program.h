@@ -52,16 +52,15 @@ struct StepTime {
 // One arena and one set of bound steps for a number of lanes. Runs one frame at a time.
 class Context {
  public:
-  Context(const Program& program, const Backend& backend, int lanes,
-          const FrameGeometry& geometry);
+  Context(const Program& program, const Backend& backend, int lanes, const FrameGeometry& geometry);
 
   int lanes() const { return static_cast<int>(schedule_.lanes.size()); }
   size_t arena_bytes() const { return arena_bytes_; }
   FrameInput& frame() { return frame_; }
   void* data(int32_t tensor) const;
 
-  // Runs every step, lane i being task i of `workers`; a one-lane context runs on this thread alone.
-  // `threads` is the number of OpenMP threads of each lane. Rethrows the first failure.
+  // Runs every step, lane i being task i of `workers`; a one-lane context runs on this thread
+  // alone. `threads` is the number of OpenMP threads of each lane. Rethrows the first failure.
   void run(Workers* workers, int threads, std::vector<StepTime>* times = nullptr);
 
  private:

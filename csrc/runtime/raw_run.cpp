@@ -61,9 +61,8 @@ std::map<std::string, RawOutput> run_raw(const std::string& path, const RawInput
     const Tensor& tensor = program.tensors()[id];
     RawOutput output{tensor.shape, std::vector<float>(element_count(tensor.shape))};
     const auto* stored = static_cast<const float*>(context.data(id));
-    for_each_element(tensor.shape, [&](int64_t plain, int64_t place) {
-      output.values[plain] = stored[place];
-    });
+    for_each_element(tensor.shape,
+                     [&](int64_t plain, int64_t place) { output.values[plain] = stored[place]; });
     outputs.emplace(role, std::move(output));
   }
   return outputs;

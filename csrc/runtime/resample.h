@@ -24,9 +24,10 @@ struct Rectangle {
 // The part of a frame that the crop shows, in frame pixels; at least one pixel.
 Rectangle inspected_part(const FrameGeometry& geometry, int64_t height, int64_t width);
 
-// Weights of a bilinear resampling of one axis, outputs `begin` to `begin + count - 1` of `resized`.
-// Enlarging interpolates with half-pixel centres; reducing widens the triangle to the step, so that
-// every source pixel counts (antialiasing). The arithmetic is PyTorch's interpolate(antialias=True).
+// Weights of a bilinear resampling of one axis, outputs `begin` to `begin + count - 1` of
+// `resized`. Enlarging interpolates with half-pixel centres; reducing widens the triangle to the
+// step, so that every source pixel counts (antialiasing). The arithmetic is PyTorch's
+// interpolate(antialias=True).
 struct ResampleWeights {
   int32_t taps = 0;
   std::vector<int32_t> first;

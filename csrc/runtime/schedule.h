@@ -7,16 +7,17 @@
 namespace adfast {
 
 struct StepNeeds {
-  double seconds = 0;               // estimate
-  std::vector<int32_t> producers;   // steps whose results it reads
+  double seconds = 0;              // estimate
+  std::vector<int32_t> producers;  // steps whose results it reads
 };
 
-// Lanes are threads that walk their steps in order and meet only where one needs the other's result.
+// Lanes are threads that walk their steps in order and meet only where one needs the other's
+// result.
 struct Schedule {
-  std::vector<std::vector<int32_t>> lanes;     // steps in running order
-  std::vector<std::vector<int32_t>> waits;     // per step: steps of other lanes to wait for
-  std::vector<bool> awaited;                   // per step: does another lane wait for it
-  std::vector<std::vector<bool>> before;       // before[a][b]: a has always finished when b starts
+  std::vector<std::vector<int32_t>> lanes;  // steps in running order
+  std::vector<std::vector<int32_t>> waits;  // per step: steps of other lanes to wait for
+  std::vector<bool> awaited;                // per step: does another lane wait for it
+  std::vector<std::vector<bool>> before;    // before[a][b]: a has always finished when b starts
 };
 
 // Steps come in an order in which they can run. A list schedule by longest remaining path; a step
@@ -25,9 +26,9 @@ Schedule make_schedule(const std::vector<StepNeeds>& steps, int lanes);
 
 struct ArenaItem {
   size_t bytes = 0;
-  int32_t writer = -1;            // step that writes it, or -1: set before the first step
-  std::vector<int32_t> readers;   // steps that read it
-  bool kept = false;              // read after the last step
+  int32_t writer = -1;           // step that writes it, or -1: set before the first step
+  std::vector<int32_t> readers;  // steps that read it
+  bool kept = false;             // read after the last step
 };
 
 struct ArenaLayout {

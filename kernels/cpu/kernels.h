@@ -74,7 +74,8 @@ struct ProjectorAttentionArgs {
 
 // GTrans eq. 15-17 in one pass over both feature maps:
 // map[p] = 0.5 * |a[p] - b[p]|^2 / pixels; mse = sum_p |a[p] - b[p]|^2 / pixels;
-// cos = 1 - sum a.b / (sqrt(sum a.a) * sqrt(sum b.b)), the denominator kept >= 1e-12.
+// cos = 1 - sum a.b / (sqrt(sum a.a) * sqrt(sum b.b)), the denominator kept >= 1e-12, computed so
+// that it keeps its digits when a and b are nearly equal.
 struct ScoreMapArgs {
   const void* a;
   const void* b;
@@ -107,10 +108,10 @@ struct FuseMapsArgs {
   int32_t mode;
   int32_t height, width;
   float* out;      // [height][width]
-  float* scratch;  // fuse_maps_scratch(width)
+  float* scratch;  // fuse_maps_scratch(width): none so far, may be null
 };
 
-// Separable convolution with an odd, normalised kernel; the border mirrors without repeating the
+// Separable convolution with an odd kernel; the border mirrors without repeating the
 // edge (torch's "reflect"). taps / 2 < min(height, width).
 struct GaussianBlurArgs {
   const float* src;  // [height][width]
@@ -174,7 +175,9 @@ enum class Unary : int32_t {
   neg
 };
 
-struct UnaryArgs {  // identity converts between dtypes
+// identity converts between dtypes, to bf16 by rounding to nearest, ties to even. out may be x if
+// the dtypes are equal.
+struct UnaryArgs {
   Unary op;
   const void* x;
   DType x_dtype;
@@ -201,7 +204,7 @@ struct BinaryArgs {
 enum class Reduce : int32_t { sum, mean, max };
 
 // Reduces the last axis of [rows][width] (a channels-last feature map over its channels, or a whole
-// map with rows = 1).
+// map with rows = 1). The maximum is NaN if any element is.
 struct ReduceArgs {
   Reduce op;
   const void* x;

@@ -136,6 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) has left. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a folder that vanished: not a bug, so no traceback
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(command, f"{place}{error.strerror or error}")
     except MemoryError:
         return _fail(command, "out of memory")
 

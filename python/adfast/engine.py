@@ -25,8 +25,8 @@ class Result:
             `inspected` it is 0.
         network_map: float32 (h, w): the same map at the network's resolution, which `score` is
             taken from.
-        inspected: (top, left, bottom, right) in frame pixels, the part of the frame that the network
-            sees; bottom and right are exclusive.
+        inspected: (top, left, bottom, right) in frame pixels, the part of the frame that the
+            network sees; bottom and right are exclusive.
         threshold: the plan's threshold on `score`, or None for a plan that was not calibrated.
         timings: milliseconds for "frame" (resize and normalise), "network", "map" (resize to the
             frame) and "total".
@@ -46,7 +46,7 @@ class Result:
 
     @property
     def mask(self) -> np.ndarray | None:
-        """Bool (H, W), where `map` is above `threshold`; None for a plan that was not calibrated."""
+        """Bool (H, W), where `map` is above `threshold`; None for an uncalibrated plan."""
         return None if self.threshold is None else self.map > self.threshold
 
 

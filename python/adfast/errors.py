@@ -1,4 +1,4 @@
-"""The errors adfast raises on purpose. Each message says what was expected, what came and what to do."""
+"""The errors adfast raises on purpose: what was expected, what came, what to do."""
 
 
 class AdfastError(Exception):

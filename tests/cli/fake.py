@@ -1,6 +1,7 @@
 """An engine that needs no plan: the score is the largest difference from mid-grey."""
 
 import numpy as np
+
 from adfast.errors import FrameError
 
 

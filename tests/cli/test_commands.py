@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from adfast import cli
 from adfast.commands import selftest
 from adfast.images import read_image, write_png
@@ -258,6 +259,8 @@ def test_errors_become_exit_codes(engine, monkeypatch, capsys):
     code, text = fail(ModuleNotFoundError("No module named 'onnx'", name="onnx"))
     assert code == 1 and 'pip install "adfast[compile]"' in text
     assert fail(KeyboardInterrupt())[0] == 130
+    code, text = fail(OSError(28, "No space left on device", "big.bin"))
+    assert code == 1 and text == "adfast selftest: big.bin: No space left on device\n"
     with pytest.raises(ModuleNotFoundError):
         fail(ModuleNotFoundError("No module named 'adfast.nothing'", name="adfast.nothing"))
 

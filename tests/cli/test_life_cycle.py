@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 import pytest
+
 from adfast import cli
 from adfast.data.scenes import DEFECTS, generate
 

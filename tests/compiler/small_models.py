@@ -3,9 +3,10 @@
 import numpy as np
 import onnx
 import onnx.parser
+from onnx import numpy_helper
+
 from adfast.compiler import reference
 from adfast.compiler.importer import import_onnx
-from onnx import numpy_helper
 
 HEADER = '<ir_version: 9, opset_import: ["" : 18, "adfast" : 1]>'
 

@@ -5,16 +5,17 @@ import json
 import re
 import sys
 
-import adfast
 import numpy as np
 import onnx
 import pytest
+from small_models import floats, model, run_onnx, student_teacher
+
+import adfast
 from adfast import cli, parity
 from adfast.build import build, generated_frames
 from adfast.compiler import reference
 from adfast.errors import AdfastError, ArgumentError, CompileError, DataError, FrameError
 from adfast.images import write_png
-from small_models import floats, model, run_onnx, student_teacher
 
 pytest.importorskip("onnxruntime")
 
@@ -246,9 +247,10 @@ def test_a_training_run(tmp_path):
     torch = pytest.importorskip("torch")
     if importlib.util.find_spec("timm") is None:
         pytest.skip("needs timm")
+    from safetensors.torch import save_file
+
     from adfast import _core
     from adfast.models.gtrans import GTrans, GTransConfig
-    from safetensors.torch import save_file
 
     torch.manual_seed(0)
     config = GTransConfig(backbone="resnet18", dim=16, groups=4, resize=(36, 36), crop=(32, 32))

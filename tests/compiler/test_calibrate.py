@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from adfast.calibrate import MapStatistics, spearman, threshold
 from adfast.errors import ArgumentError
 

@@ -4,8 +4,6 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from adfast.compiler import compile_onnx, load_onnx, reference
-from adfast.errors import CompileError
 from small_models import (
     assert_same,
     floats,
@@ -16,6 +14,9 @@ from small_models import (
     run_onnx,
     student_teacher,
 )
+
+from adfast.compiler import compile_onnx, load_onnx, reference
+from adfast.errors import CompileError
 
 pytest.importorskip("onnxruntime")
 

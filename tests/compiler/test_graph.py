@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from adfast.compiler import ops
 from adfast.compiler.graph import Graph
 from adfast.errors import CompileError

@@ -1,8 +1,6 @@
 import numpy as np
 import onnx
 import pytest
-from adfast.compiler.importer import import_onnx, node_path, read_onnx
-from adfast.errors import CompileError
 from onnx import TensorProto, helper
 from small_models import (
     floats,
@@ -11,6 +9,9 @@ from small_models import (
     model,
     positive,
 )
+
+from adfast.compiler.importer import import_onnx, node_path, read_onnx
+from adfast.errors import CompileError
 
 ort = pytest.importorskip("onnxruntime")
 

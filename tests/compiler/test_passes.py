@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from small_models import assert_same, floats, positive, student_teacher
+
 from adfast.compiler import passes, reference
 from adfast.compiler.graph import Graph
 from adfast.compiler.importer import import_onnx
 from adfast.compiler.passes import run_passes
 from adfast.errors import CompileError
-from small_models import assert_same, floats, positive, student_teacher
 
 
 def inputs_of(graph):

@@ -1,5 +1,5 @@
-// On random graphs: every step runs once and after its producers; `before` claims nothing that the lanes
-// and waits do not enforce; items that may be alive together never share memory.
+// On random graphs: every step runs once and after its producers; `before` claims nothing that the
+// lanes and waits do not enforce; items that may be alive together never share memory.
 #include "runtime/schedule.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-// Published vectors, every length around the block edges, and the fast function against the plain one.
+// Published vectors, every length around the block edges, and the fast function against the plain
+// one.
 #include "plan/sha256.h"
 
 #include <cstring>

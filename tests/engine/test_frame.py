@@ -7,8 +7,7 @@ import pytest
 
 from adfast import _core
 from adfast.compiler.graph import Graph
-from adfast.compiler.writer import plan_fields, write_plan
-from adfast.compiler.writer import Golden
+from adfast.compiler.writer import Golden, plan_fields, write_plan
 
 torch = pytest.importorskip("torch", reason="the reference of the resize is PyTorch's")
 

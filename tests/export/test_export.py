@@ -10,6 +10,7 @@ pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 import onnx.inliner  # noqa: E402
+
 from adfast import onnx_functions  # noqa: E402
 from adfast.errors import AdfastError, ModelError  # noqa: E402
 from adfast.export import export_onnx, to_onnx  # noqa: E402

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+
 from adfast import images
 from adfast.errors import DataError, FrameError
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from adfast import colormap, overlay
 from adfast.errors import FrameError
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from adfast.data import scenes
 from adfast.errors import DataError
 from adfast.images import read_image

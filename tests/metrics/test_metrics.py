@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from adfast import metrics
 from adfast.errors import DataError
 

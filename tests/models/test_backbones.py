@@ -10,6 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import numpy as np  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
 from adfast.errors import ModelError  # noqa: E402
 from adfast.models.backbones import (  # noqa: E402
     BACKBONES,
@@ -18,7 +20,6 @@ from adfast.models.backbones import (  # noqa: E402
     load_state,
     read_tensors,
 )
-from safetensors.torch import save_file  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("ADFAST_TEST_DATA", ROOT.parent / "shared" / "data"))

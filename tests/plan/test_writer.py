@@ -4,6 +4,7 @@ import struct
 
 import numpy as np
 import pytest
+
 from adfast.compiler.graph import Graph
 from adfast.compiler.writer import Golden, GoldenFrame, plan_fields, write_plan, write_test_plan
 from adfast.errors import AdfastError, CompileError

@@ -1,4 +1,4 @@
-"""README and CONTRIBUTING are true: their code runs, their commands exist, their files are there."""
+"""README and CONTRIBUTING are true: code runs, commands exist, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_links_lead_somewhere():
 
 
 def test_cpp_and_c_are_the_tested_examples():
-    """The C++ and C of the README are pieces of the examples that tests/install compiles and runs."""
+    """The C++ and C of the README are pieces of examples that tests/install compiles and runs."""
     for language, file in (("cpp", "examples/inspect.cpp"), ("c", "examples/inspect.c")):
         source = re.sub(r"\s+", " ", (ROOT / file).read_text())
         for block in blocks("README.md", language):

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from adfast.data import folder
 from adfast.errors import DataError
-from PIL import Image
 
 
 def image(path, value=9, mode="L", size=(5, 4)):

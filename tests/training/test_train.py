@@ -13,13 +13,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import load_file  # noqa: E402
+from tiny_runs import CONFIG, make_images, settings  # noqa: E402
+
 from adfast import models  # noqa: E402
 from adfast.errors import AdfastError, DataError, ModelError  # noqa: E402
 from adfast.training import checkpoint, train  # noqa: E402
 from adfast.training.feed import Feed  # noqa: E402
 from adfast.training.reporting import Reporter  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-from tiny_runs import CONFIG, make_images, settings  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,8 +15,8 @@ using Registry = std::unordered_map<std::string, Op>;
 const Registry& registry() {
   static const Registry ops = [] {
     Registry all;
-    for (const auto& family : {convolution_ops(), linear_ops(), detector_ops(), elementwise_ops(),
-                               shape_ops()}) {
+    for (const auto& family :
+         {convolution_ops(), linear_ops(), detector_ops(), elementwise_ops(), shape_ops()}) {
       for (const Op& op : family) all.emplace(op.name, op);
     }
     return all;
@@ -53,8 +53,10 @@ class CpuBackend final : public Backend {
   DType result_type(const Node& node, const Shape& shape,
                     std::span<const Tensor* const> inputs) const override {
     switch (find(node).result) {
-      case Op::Result::f32: return DType::f32;
-      case Op::Result::features: return shape.size() == 4 ? device_.features : DType::f32;
+      case Op::Result::f32:
+        return DType::f32;
+      case Op::Result::features:
+        return shape.size() == 4 ? device_.features : DType::f32;
       case Op::Result::as_first:
         return inputs.empty() || inputs[0] == nullptr ? DType::f32 : inputs[0]->dtype;
       case Op::Result::sum:
@@ -91,8 +93,9 @@ class CpuBackend final : public Backend {
 
   std::unique_ptr<Operator> make_conversion(const Tensor& from, const Tensor& to) const override {
     const auto run = device_.kernels->unary;
-    const kernels::UnaryArgs args{kernels::Unary::identity, nullptr, kernel_type(from.dtype),
-                                  nullptr, kernel_type(to.dtype), element_count(from.shape)};
+    const kernels::UnaryArgs args{kernels::Unary::identity, nullptr,
+                                  kernel_type(from.dtype),  nullptr,
+                                  kernel_type(to.dtype),    element_count(from.shape)};
     return kernel_operator(device_, 0, 0, [run, args](const Binding& binding) {
       kernels::UnaryArgs bound = args;
       bound.x = binding.inputs[0];
@@ -143,8 +146,8 @@ const kernels::Table* kernel_table(const std::string& isa) {
               "isa is '" + isa + "', expected 'scalar', 'avx2' or 'avx512' (empty: the best)");
 }
 
-// ADFAST_ISA holds oneDNN to the same instruction set as our kernels. oneDNN takes the limit once per
-// process, before its first use, which is why it is an environment variable.
+// ADFAST_ISA holds oneDNN to the same instruction set as our kernels. oneDNN takes the limit once
+// per process, before its first use, which is why it is an environment variable.
 void limit_onednn(const std::string& isa) {
   if (isa == "scalar") dnnl::set_max_cpu_isa(dnnl::cpu_isa::sse41);
   if (isa == "avx2") dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
@@ -206,8 +209,7 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
                   "forbids); load the plan with precision='f32'");
     }
   } else if (precision != "f32") {
-    throw Error(ErrorKind::argument,
-                "precision is '" + precision + "', expected 'f32' or 'bf16'");
+    throw Error(ErrorKind::argument, "precision is '" + precision + "', expected 'f32' or 'bf16'");
   }
   return std::make_unique<cpu::CpuBackend>(std::move(device));
 }

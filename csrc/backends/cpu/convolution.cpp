@@ -10,7 +10,8 @@ using dnnl::memory;
 using Tag = memory::format_tag;
 
 struct Window {
-  std::vector<int64_t> kernel, strides, begin, end, dilations;  // dilations as oneDNN counts: from 0
+  std::vector<int64_t> kernel, strides, begin, end,
+      dilations;  // dilations as oneDNN counts: from 0
 };
 
 int64_t window_size(int64_t input, int64_t kernel, int64_t stride, int64_t begin, int64_t end,
@@ -89,14 +90,15 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
       x_desc, any_weight, bias_desc, y_desc, window.strides, window.dilations, window.begin,
       window.end, attr);
 
-  const memory::desc plain(weight_dims, memory::data_type::f32, groups > 1 ? Tag::goihw : Tag::oihw);
+  const memory::desc plain(weight_dims, memory::data_type::f32,
+                           groups > 1 ? Tag::goihw : Tag::oihw);
   std::vector<Argument> constants = {
       {DNNL_ARG_WEIGHTS, packed(device.engine, weight, plain, desc.weights_desc())}};
   if (bias != nullptr) {
     constants.push_back({DNNL_ARG_BIAS, packed(device.engine, *bias, bias_desc, bias_desc)});
   }
-  const double flops = 2.0 * element_count(y) * weight.shape[1] * window.kernel[0] *
-                       window.kernel[1];
+  const double flops =
+      2.0 * element_count(y) * weight.shape[1] * window.kernel[0] * window.kernel[1];
   std::vector<Slot> slots = {{DNNL_ARG_SRC, x_desc, Slot::input, 0},
                              {DNNL_ARG_DST, y_desc, Slot::output, 0}};
   if (residual != nullptr) {

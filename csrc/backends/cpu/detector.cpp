@@ -80,18 +80,17 @@ std::unique_ptr<Operator> make_token_attention(const OperatorRequest& request,
   args.groups = groups;
   args.scale = real(request.node, "scale");
   const auto run = device.kernels->token_attention;
-  return kernel_operator(
-      device, 4.0 * args.pixels * args.channels * groups,
-      kernels::token_attention_scratch(args.channels, groups) * sizeof(float),
-      [run, args, weight = floats(weight), bias](const Binding& binding) {
-        kernels::TokenAttentionArgs bound = args;
-        bound.x = binding.inputs[0];
-        bound.weight = weight.data();
-        bound.bias = bias.empty() ? nullptr : bias.data();
-        bound.out = static_cast<float*>(binding.outputs[0]);
-        bound.scratch = static_cast<float*>(binding.scratch);
-        return [run, bound] { run(bound); };
-      });
+  return kernel_operator(device, 4.0 * args.pixels * args.channels * groups,
+                         kernels::token_attention_scratch(args.channels, groups) * sizeof(float),
+                         [run, args, weight = floats(weight), bias](const Binding& binding) {
+                           kernels::TokenAttentionArgs bound = args;
+                           bound.x = binding.inputs[0];
+                           bound.weight = weight.data();
+                           bound.bias = bias.empty() ? nullptr : bias.data();
+                           bound.out = static_cast<float*>(binding.outputs[0]);
+                           bound.scratch = static_cast<float*>(binding.scratch);
+                           return [run, bound] { run(bound); };
+                         });
 }
 
 kernels::ProjectorAttentionArgs projector_args(const OperatorRequest& request) {
@@ -157,16 +156,16 @@ std::unique_ptr<Operator> make_projector_score_map(const OperatorRequest& reques
   require_scores(request, request.inputs[0]->shape);
   const auto& projector = args.projector;
   const auto run = device.kernels->projector_score_map;
-  return kernel_operator(
-      device, (4.0 * projector.tokens + 8) * projector.pixels * projector.channels,
-      projector_scratch(projector), [run, args](const Binding& binding) {
-        kernels::ProjectorScoreMapArgs bound = args;
-        bound.projector = bind_projector(args.projector, binding);
-        bound.map = static_cast<float*>(binding.outputs[0]);
-        bound.mse = static_cast<float*>(binding.outputs[1]);
-        bound.cos = static_cast<float*>(binding.outputs[2]);
-        return [run, bound] { run(bound); };
-      });
+  return kernel_operator(device,
+                         (4.0 * projector.tokens + 8) * projector.pixels * projector.channels,
+                         projector_scratch(projector), [run, args](const Binding& binding) {
+                           kernels::ProjectorScoreMapArgs bound = args;
+                           bound.projector = bind_projector(args.projector, binding);
+                           bound.map = static_cast<float*>(binding.outputs[0]);
+                           bound.mse = static_cast<float*>(binding.outputs[1]);
+                           bound.cos = static_cast<float*>(binding.outputs[2]);
+                           return [run, bound] { run(bound); };
+                         });
 }
 
 std::unique_ptr<Operator> make_score_map(const OperatorRequest& request, const Device& device) {
@@ -211,27 +210,26 @@ std::unique_ptr<Operator> make_fuse_maps(const OperatorRequest& request, const D
   args.height = static_cast<int32_t>(height);
   args.width = static_cast<int32_t>(width);
   const auto run = device.kernels->fuse_maps;
-  return kernel_operator(device, 30.0 * height * width,
-                         kernels::fuse_maps_scratch(args.width) * sizeof(float),
-                         [run, args, lambda = floats(constant(request, 9))](const Binding& binding) {
-                           kernels::FuseMapsArgs bound = args;
-                           for (int layer = 0; layer < 3; ++layer) {
-                             const auto input = [&](int i) {
-                               return static_cast<const float*>(binding.inputs[3 * layer + i]);
-                             };
-                             bound.map[layer] = input(0);
-                             bound.mse[layer] = input(1);
-                             bound.cos[layer] = input(2);
-                           }
-                           bound.lambda = lambda.data();
-                           bound.out = static_cast<float*>(binding.outputs[0]);
-                           bound.scratch = static_cast<float*>(binding.scratch);
-                           return [run, bound] { run(bound); };
-                         });
+  return kernel_operator(
+      device, 30.0 * height * width, kernels::fuse_maps_scratch(args.width) * sizeof(float),
+      [run, args, lambda = floats(constant(request, 9))](const Binding& binding) {
+        kernels::FuseMapsArgs bound = args;
+        for (int layer = 0; layer < 3; ++layer) {
+          const auto input = [&](int i) {
+            return static_cast<const float*>(binding.inputs[3 * layer + i]);
+          };
+          bound.map[layer] = input(0);
+          bound.mse[layer] = input(1);
+          bound.cos[layer] = input(2);
+        }
+        bound.lambda = lambda.data();
+        bound.out = static_cast<float*>(binding.outputs[0]);
+        bound.scratch = static_cast<float*>(binding.scratch);
+        return [run, bound] { run(bound); };
+      });
 }
 
-std::unique_ptr<Operator> make_gaussian_blur(const OperatorRequest& request,
-                                             const Device& device) {
+std::unique_ptr<Operator> make_gaussian_blur(const OperatorRequest& request, const Device& device) {
   const Shape x = feature_map(request, 0);
   require_shape(request, 0, {1, 1, x[2], x[3]});
   require_result(request, 0, x);
@@ -268,8 +266,8 @@ std::unique_ptr<Operator> make_attention(const OperatorRequest& request, const D
   const Shape& v = request.inputs[2]->shape;
   const int64_t heads = node.attrs.integer("heads");
   const bool fits = q.size() == 3 && k.size() == 3 && v.size() == 3 && q[0] == 1 && k[0] == 1 &&
-                    v[0] == 1 && q[2] == k[2] && k[1] == v[1] && heads >= 1 &&
-                    q[2] % heads == 0 && v[2] % heads == 0;
+                    v[0] == 1 && q[2] == k[2] && k[1] == v[1] && heads >= 1 && q[2] % heads == 0 &&
+                    v[2] % heads == 0;
   require(fits, node,
           "expected q [1,tq,d], k [1,tk,d], v [1,tk,dv], widths divisible by heads = " +
               std::to_string(heads) + ", got " + to_string(q) + ", " + to_string(k) + ", " +
@@ -306,9 +304,19 @@ std::vector<Op> detector_ops() {
   return {
       {"frame", 0, 0, 1, {}, Op::Result::features, make_frame},
       {"token_attention", 2, 3, 1, {any}, Op::Result::f32, make_token_attention},
-      {"projector_attention", 5, 5, 1, {features, features, f32}, Op::Result::features,
+      {"projector_attention",
+       5,
+       5,
+       1,
+       {features, features, f32},
+       Op::Result::features,
        make_projector_attention},
-      {"projector_score_map", 5, 5, 3, {features, features, f32}, Op::Result::f32,
+      {"projector_score_map",
+       5,
+       5,
+       3,
+       {features, features, f32},
+       Op::Result::f32,
        make_projector_score_map},
       {"score_map", 2, 2, 3, {features}, Op::Result::f32, make_score_map},
       {"fuse_maps", 10, 10, 1, {f32}, Op::Result::f32, make_fuse_maps},

@@ -13,8 +13,12 @@ std::unique_ptr<Operator> make_unary(const OperatorRequest& request, const Devic
       {"sqrt", sqrt}, {"exp", exp},         {"abs", abs},   {"neg", neg},   {"square", square}};
   const Tensor& x = *request.inputs[0];
   require_result(request, 0, x.shape);
-  const kernels::UnaryArgs args{kinds.at(request.node.op), nullptr, kernel_type(x.dtype), nullptr,
-                                kernel_type(request.outputs[0]->dtype), element_count(x.shape)};
+  const kernels::UnaryArgs args{kinds.at(request.node.op),
+                                nullptr,
+                                kernel_type(x.dtype),
+                                nullptr,
+                                kernel_type(request.outputs[0]->dtype),
+                                element_count(x.shape)};
   const auto run = device.kernels->unary;
   return kernel_operator(device, static_cast<double>(args.count), 0,
                          [run, args](const Binding& binding) {
@@ -85,19 +89,19 @@ std::unique_ptr<Operator> make_layer_norm(const OperatorRequest& request, const 
   args.width = width;
   args.eps = static_cast<float>(request.node.attrs.real("eps"));
   const auto run = device.kernels->layer_norm;
-  return kernel_operator(
-      device, 8.0 * element_count(x), 0,
-      [run, args, gamma = floats(constant(request, 1)),
-       beta = floats(constant(request, 2))](const Binding& binding) {
-        kernels::LayerNormArgs bound = args;
-        bound.x = static_cast<const float*>(binding.inputs[0]);
-        bound.gamma = gamma.data();
-        bound.beta = beta.data();
-        bound.residual =
-            binding.inputs.size() > 3 ? static_cast<const float*>(binding.inputs[3]) : nullptr;
-        bound.out = static_cast<float*>(binding.outputs[0]);
-        return [run, bound] { run(bound); };
-      });
+  return kernel_operator(device, 8.0 * element_count(x), 0,
+                         [run, args, gamma = floats(constant(request, 1)),
+                          beta = floats(constant(request, 2))](const Binding& binding) {
+                           kernels::LayerNormArgs bound = args;
+                           bound.x = static_cast<const float*>(binding.inputs[0]);
+                           bound.gamma = gamma.data();
+                           bound.beta = beta.data();
+                           bound.residual = binding.inputs.size() > 3
+                                                ? static_cast<const float*>(binding.inputs[3])
+                                                : nullptr;
+                           bound.out = static_cast<float*>(binding.outputs[0]);
+                           return [run, bound] { run(bound); };
+                         });
 }
 
 std::unique_ptr<Operator> make_softmax(const OperatorRequest& request, const Device& device) {
@@ -160,7 +164,8 @@ std::vector<Op> elementwise_ops() {
   for (const char* name : {"reduce_sum", "reduce_mean", "reduce_max"}) {
     ops.push_back({name, 1, 1, 1, {any}, Op::Result::f32, make_reduce});
   }
-  for (const char* name : {"relu", "sigmoid", "silu", "gelu", "tanh", "sqrt", "exp", "abs", "neg"}) {
+  for (const char* name :
+       {"relu", "sigmoid", "silu", "gelu", "tanh", "sqrt", "exp", "abs", "neg"}) {
     ops.push_back({name, 1, 1, 1, {any}, Op::Result::as_first, make_unary});
   }
   // Squares, differences, products and quotients stay in f32: they are what scores are made of.

@@ -31,8 +31,7 @@ dnnl::primitive_attr fused_attributes(const Node& node, bool residual,
     post.append_eltwise(algorithm::eltwise_tanh, 0, 0);
   } else {
     require(activation == "none", node,
-            "activation '" + activation +
-                "', expected none, relu, sigmoid, silu, gelu or tanh");
+            "activation '" + activation + "', expected none, relu, sigmoid, silu, gelu or tanh");
   }
   dnnl::primitive_attr attr;
   attr.set_post_ops(post);

@@ -106,8 +106,8 @@ std::unique_ptr<Operator> make_resize_bilinear(const OperatorRequest& request,
   const int64_t height = node.attrs.integer("height"), width = node.attrs.integer("width");
   require(x.size() == 4 && height >= 1 && width >= 1 && height <= max_frame_side &&
               width <= max_frame_side && x[2] <= max_frame_side && x[3] <= max_frame_side,
-          node, "input " + to_string(x) + " to " + std::to_string(height) + "x" +
-                    std::to_string(width));
+          node,
+          "input " + to_string(x) + " to " + std::to_string(height) + "x" + std::to_string(width));
   require_result(request, 0, {1, x[1], height, width});
   kernels::ResizeBilinearArgs args{};
   args.height = static_cast<int32_t>(x[2]);

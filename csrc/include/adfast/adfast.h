@@ -1,7 +1,8 @@
 /* adfast: run an anomaly detection plan from C.
  *
  * Every function returns a status; on anything but ADFAST_OK, adfast_last_error() tells what was
- * expected, what came and what to do. Nothing is printed, nothing is thrown, the process never ends.
+ * expected, what came and what to do. Nothing is printed, nothing is thrown, the process never
+ * ends.
  *
  * Threads: any number of engines may live in a process. One engine may be used from many threads:
  * calls on it take turns. Destroy an engine only when no call on it is under way.
@@ -54,14 +55,15 @@ typedef struct adfast_frame {
   size_t struct_size;
   const uint8_t* data;
   int32_t width, height;
-  ptrdiff_t row_stride; /* bytes from a row to the next; 0: rows follow each other; may be negative */
+  ptrdiff_t
+      row_stride; /* bytes from a row to the next; 0: rows follow each other; may be negative */
   uint32_t pixel_format;
 } adfast_frame;
 
 typedef struct adfast_result {
   size_t struct_size;
-  float score;         /* raw */
-  float threshold;     /* NaN when the plan is not calibrated */
+  float score;          /* raw */
+  float threshold;      /* NaN when the plan is not calibrated */
   int32_t is_anomalous; /* 1, 0, or -1 when the plan is not calibrated */
   double frame_ms, network_ms, map_ms, total_ms;
 } adfast_result;
