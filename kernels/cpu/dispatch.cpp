@@ -64,8 +64,6 @@ size_t projector_attention_scratch(int64_t, int64_t tokens) {
   return static_cast<size_t>(kMaxTile * round_up8(tokens) + kMaxTile * kMaxLanes);
 }
 
-size_t fuse_maps_scratch(int32_t) { return 0; }
-
 size_t gaussian_blur_scratch(int32_t, int32_t width, int32_t taps) {
   return static_cast<size_t>(kBlurRows * padded_row(width, taps / 2));
 }

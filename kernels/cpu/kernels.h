@@ -107,8 +107,7 @@ struct FuseMapsArgs {
   const float* lambda;  // [3]
   int32_t mode;
   int32_t height, width;
-  float* out;      // [height][width]
-  float* scratch;  // fuse_maps_scratch(width): none so far, may be null
+  float* out;  // [height][width]
 };
 
 // Separable convolution with an odd kernel; the border mirrors without repeating the
@@ -236,7 +235,6 @@ struct Table {
 size_t frame_scratch(int32_t src_width);
 size_t token_attention_scratch(int64_t channels, int64_t groups);
 size_t projector_attention_scratch(int64_t channels, int64_t tokens);
-size_t fuse_maps_scratch(int32_t width);
 size_t gaussian_blur_scratch(int32_t height, int32_t width, int32_t taps);
 size_t attention_scratch(int64_t keys);
 

@@ -179,6 +179,12 @@ def _read_png(data: bytes) -> np.ndarray:
         raise FrameError("not a valid PNG: unknown compression, filter or interlace method")
     if colour == 3 and (palette is None or len(palette) % 3 or not 3 <= len(palette) <= 768):
         raise FrameError("not a valid PNG: the palette is missing or broken")
+    channels = _PNG_COLOURS[colour][0]
+    row_bytes = (width * channels * depth + 7) // 8
+    expected = height * (row_bytes + 1)
+    # Deflate shrinks at most 1032 to 1, so a few bytes cannot make anyone allocate a huge image.
+    if expected > 1032 * (len(body) + 1):
+        raise FrameError("the PNG holds fewer pixels than its header declares")
     if _has_pillow():
         return _read_pillow(data)
     if interlace:
@@ -186,9 +192,6 @@ def _read_png(data: bytes) -> np.ndarray:
             'an interlaced PNG needs Pillow (pip install "adfast[images]"), '
             "or save it without interlacing"
         )
-    channels = _PNG_COLOURS[colour][0]
-    row_bytes = (width * channels * depth + 7) // 8
-    expected = height * (row_bytes + 1)
     inflate = zlib.decompressobj()
     try:
         # One byte more than needed is let through: a stream that expands for ever ends here.

@@ -37,7 +37,7 @@ figure div { display: flex; } figure img { flex: 1 1 0; min-width: 0; width: 100
 figcaption { padding: .45rem .8rem .6rem; font-size: .9rem; overflow-wrap: anywhere; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
 .wrong { color: var(--wrong); font-weight: 600; }
-svg text { fill: var(--dim); font: 12px system-ui, sans-serif; } .wide { overflow-x: auto; }
+svg text { fill: var(--dim); font: 12px system-ui, sans-serif; } .wide, pre { overflow-x: auto; }
 """
 
 

@@ -407,7 +407,6 @@ void test_fuse_maps(const k::Table& table) {
         alpha[l] = mse[l] + scaled == 0 ? 0 : scaled * mse[l] / (mse[l] + scaled);
       }
       Guarded<float> out(static_cast<size_t>(c.height) * c.width);
-      Guarded<float> scratch(k::fuse_maps_scratch(c.width));
       k::FuseMapsArgs args = {};
       for (int l = 0; l < 3; l++) {
         args.map[l] = maps[l].data();
@@ -421,7 +420,6 @@ void test_fuse_maps(const k::Table& table) {
       args.height = c.height;
       args.width = c.width;
       args.out = out.data();
-      args.scratch = scratch.data();
       table.fuse_maps(args);
       std::vector<double> want(large[0].size());
       for (size_t i = 0; i < want.size(); i++) {

@@ -181,6 +181,7 @@ def test_every_truncation_and_many_flips_are_errors_never_crashes(tmp_path, read
     ("data", "word"),
     [
         (png(2**31 - 1, 2**31 - 1, 8, 2, b""), "are accepted"),
+        (png(16384, 16384, 8, 2, b"\0" * 99), "fewer pixels"),
         (png(0, 5, 8, 2, b""), "declares 0 x 5"),
         (png(2, 2, 8, 0, b"\0" * 6 + b"more"), None),
         (png(2, 2, 8, 0, b"\0" * 5), None),

@@ -81,7 +81,7 @@ class CpuBackend final : public Backend {
             "has " + std::to_string(op.outputs) + " outputs, got " +
                 std::to_string(request.outputs.size()));
     for (size_t i = 0; i < op.min_inputs; ++i) {
-      require(request.inputs[i] != nullptr, request.node,
+      require(request.inputs[i] != nullptr || static_cast<int>(i) == op.optional, request.node,
               "input " + std::to_string(i) + " is absent");
     }
     try {

@@ -26,6 +26,7 @@ struct Op {
   std::vector<OperandType> operands;
   enum class Result { features, f32, as_first, sum } result;
   std::unique_ptr<Operator> (*make)(const OperatorRequest&, const Device&);
+  int optional = -1;  // an input below min_inputs that may be absent
 };
 
 // Families; each returns its rows.

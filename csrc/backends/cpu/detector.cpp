@@ -211,7 +211,7 @@ std::unique_ptr<Operator> make_fuse_maps(const OperatorRequest& request, const D
   args.width = static_cast<int32_t>(width);
   const auto run = device.kernels->fuse_maps;
   return kernel_operator(
-      device, 30.0 * height * width, kernels::fuse_maps_scratch(args.width) * sizeof(float),
+      device, 30.0 * height * width, 0,
       [run, args, lambda = floats(constant(request, 9))](const Binding& binding) {
         kernels::FuseMapsArgs bound = args;
         for (int layer = 0; layer < 3; ++layer) {
@@ -224,7 +224,6 @@ std::unique_ptr<Operator> make_fuse_maps(const OperatorRequest& request, const D
         }
         bound.lambda = lambda.data();
         bound.out = static_cast<float*>(binding.outputs[0]);
-        bound.scratch = static_cast<float*>(binding.scratch);
         return [run, bound] { run(bound); };
       });
 }
@@ -310,14 +309,16 @@ std::vector<Op> detector_ops() {
        1,
        {features, features, f32},
        Op::Result::features,
-       make_projector_attention},
+       make_projector_attention,
+       3},
       {"projector_score_map",
        5,
        5,
        3,
        {features, features, f32},
        Op::Result::f32,
-       make_projector_score_map},
+       make_projector_score_map,
+       3},
       {"score_map", 2, 2, 3, {features}, Op::Result::f32, make_score_map},
       {"fuse_maps", 10, 10, 1, {f32}, Op::Result::f32, make_fuse_maps},
       {"gaussian_blur", 2, 2, 1, {f32}, Op::Result::f32, make_gaussian_blur},

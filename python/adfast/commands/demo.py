@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
         *("--batch", 8, "--seed", args.seed, "--out", trained),
     )
     step("compiling the plan: calibration on held-out good images, parity, golden frames")
-    adfast("build", trained, "-o", plan)
+    # f32, so that "does the engine compute what was trained" is answered with many digits.
+    adfast("build", trained, "-o", plan, "--precision", "f32")
     step("does this machine compute what was trained?")
     adfast("selftest", plan)
     step("predicting")
@@ -94,13 +95,16 @@ def run(args: argparse.Namespace) -> int:
     step("measuring")
     _measure(out, plan, data, args.weights, commands)
     step("done. Look at")
-    print(f"  {out / 'index.html'}          frames, maps, overlays, verdicts, figures")
-    print(f"  {out / 'pictures'}            the same as PNG files")
-    print(f"  {out / 'predictions'}         what adfast predict writes: overlay, raw map, JSON")
-    print(f"  adfast info {plan}     what the plan holds")
-    print(
-        "next: your own images in place of the data, then adfast train gtrans --data DIR --out RUN"
+    look = (
+        (out / "index.html", "frames, maps, overlays, verdicts, figures"),
+        (out / "pictures", "the same as PNG files"),
+        (out / "predictions", "what adfast predict writes: overlay, raw map, JSON"),
+        (f"adfast info {plan}", "what the plan holds"),
     )
+    width = max(len(str(what)) for what, _ in look)
+    for what, why in look:
+        print(f"  {str(what):<{width}}  {why}")
+    print("next, on your own good images: adfast train gtrans --data DIR --out RUN")
     return 0
 
 
