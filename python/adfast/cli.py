@@ -51,20 +51,22 @@ COMMANDS = (
     ),
 )
 
-_LIFE = """the life of a model:
-  adfast train gtrans --data DATA --out RUN   learns from DATA/train/good          adfast[train]
-  adfast build RUN -o model.plan              compiles, calibrates, checks parity  adfast[train]
+_LIFE = """\
+the life of a model:
+  adfast train gtrans --data DATA --out RUN   learns from DATA/train/good      (adfast[train])
+  adfast build RUN -o model.plan              compiles, calibrates, compares   (adfast[train])
   adfast info model.plan                      what is in the plan
-  adfast selftest model.plan                  does this machine compute what it promises?
+  adfast selftest model.plan                  does this machine compute what the plan promises?
   adfast predict model.plan IMAGES -o out     scores, verdicts, overlays, maps
-  adfast eval model.plan --data DATA          metrics on DATA/test                 adfast[eval]
+  adfast eval model.plan --data DATA          metrics on DATA/test             (adfast[eval])
   adfast bench model.plan                     latency on this machine
 
 A plan is one file; the machine on the line needs it, adfast and numpy, nothing else.
 "adfast COMMAND --help" explains a command and gives an example.
 
-exit codes: 0 done; 1 an error, told in one message on stderr; 2 wrong usage;
-3 predict left out images that it could not read; 130 interrupted"""
+exit codes: 0 done, 1 an error (one message on stderr), 2 wrong usage, 3 predict: some images
+could not be read, 130 interrupted
+"""
 
 # Optional packages and the extra that brings them.
 _EXTRAS = {
@@ -72,6 +74,15 @@ _EXTRAS = {
     "onnx": "compile", "onnxscript": "train", "onnxruntime": "train",
     "scipy": "eval", "sklearn": "eval", "PIL": "images",
 }  # fmt: skip
+
+
+class _CMakeDir(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from adfast import _core
+
+        # Beside the compiled module, wherever the installation put that.
+        print(os.path.join(os.path.dirname(_core.__file__), "lib", "cmake", "adfast"))
+        parser.exit(0)
 
 
 class _Version(argparse.Action):
@@ -92,6 +103,12 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument(
+        "--cmake-dir",
+        action=_CMakeDir,
+        nargs=0,
+        help="print the folder of the CMake configuration for C and C++ programs and exit",
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary, example in COMMANDS:
         sub = commands.add_parser(
