@@ -4,11 +4,11 @@ Labels are True for defective; a higher score means more anomalous. An AUROC bel
 as it is: turning it over would hide a detector that prefers defects.
 
 Image metrics are scikit-learn's. Pixel metrics are computed here, because sorting every pixel of a
-test set takes gigabytes, from one observation: under a curve of true against false positive rate, with equal
-scores joined by a straight line, a positive of score s contributes only through two numbers, the
-shares of negatives above s and at or above s. So negatives need to be counted, never sorted
-together, and pixel AUROC and AUPRO of a thousand large images need the memory of their defect
-pixels alone.
+test set takes gigabytes, from one observation: under a curve of true against false positive rate,
+with equal scores joined by a straight line, a positive of score s contributes only through two
+numbers, the shares of negatives above s and at or above s. So negatives need to be counted, never
+sorted together, and pixel AUROC and AUPRO of a thousand large images need the memory of their
+defect pixels alone.
 
 Sources: Fawcett, "An introduction to ROC analysis" (2006); Bergmann et al., "The MVTec anomaly
 detection dataset" (IJCV 2021), section 5.2 for AUPRO.

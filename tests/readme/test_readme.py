@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +61,9 @@ def test_cpp_and_c_are_the_tested_examples():
             for line in block.splitlines():
                 text = re.sub(r"\s+", " ", line).strip()
                 assert text in source, f"{file} lacks: {text}"
+
+
+def test_tables_are_the_results():
+    """The README's figures are those of the files under bench/results."""
+    done = subprocess.run([sys.executable, ROOT / "bench/tables.py", "--check"])
+    assert done.returncode == 0, "run: python bench/tables.py"
