@@ -19,6 +19,7 @@ import numpy as np
 
 from adfast import parity
 from adfast._version import __version__
+from adfast.benchmark import machine
 from adfast.calibrate import MapStatistics, spearman, threshold
 from adfast.compiler import Compiled, compile_onnx
 from adfast.compiler.writer import Golden, GoldenFrame, write_plan
@@ -252,7 +253,7 @@ def _compare(
         "images": len(frames),
         "generated": not made.images,
         "engine_f32": parity.difference(expected, _answers(exact, frames)),
-        "machine": f"{parity.machine()}, {info['isa']}, {info['threads']} threads",
+        "machine": f"{machine()['processor']}, {info['isa']}, {info['threads']} threads",
     }
     if made.reference == "pytorch":
         runtime = parity.from_onnxruntime(made.onnx, made.compiled)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,15 +114,3 @@ def _through(run: Callable, compiled: Compiled) -> Answers:
 
 def _rgb(frame: np.ndarray) -> tuple[int, int, int]:
     return (*frame.shape[:2], 3)
-
-
-def machine() -> str:
-    """Return the processor's name."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
