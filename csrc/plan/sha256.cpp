@@ -85,6 +85,7 @@ __attribute__((target("sha,sse4.1,ssse3"))) void sha256_blocks_ni(uint32_t state
 class Hasher {
  public:
   void update(std::span<const std::byte> bytes) {
+    if (bytes.empty()) return;  // its pointer may be null, which memcpy must not see
     total_ += bytes.size();
     if (held_ > 0) {
       const size_t take = std::min(bytes.size(), sizeof(buffer_) - held_);
@@ -98,7 +99,7 @@ class Hasher {
     const size_t blocks = bytes.size() / 64;
     detail::sha256_blocks(state_, bytes.data(), blocks);
     bytes = bytes.subspan(blocks * 64);
-    if (!bytes.empty()) std::memcpy(buffer_, bytes.data(), bytes.size());
+    std::memcpy(buffer_, bytes.data(), bytes.size());
     held_ = bytes.size();
   }
 
