@@ -95,6 +95,11 @@ std::string Engine::precision() const {
 }
 
 void Engine::check(const FrameView& frame) const {
+  if (!workers_.alive()) {
+    throw Error(ErrorKind::run,
+                "[predict] the engine was loaded before this process was forked, and its threads "
+                "stayed behind; load the plan in the new process");
+  }
   if (frame.data == nullptr || frame.height < 1 || frame.width < 1 ||
       frame.height > max_frame_side || frame.width > max_frame_side) {
     throw Error(ErrorKind::frame, "[predict] a frame of " + std::to_string(frame.height) + "x" +

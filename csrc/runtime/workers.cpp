@@ -1,5 +1,7 @@
 #include "runtime/workers.h"
 
+#include <unistd.h>
+
 namespace adfast {
 namespace {
 
@@ -11,50 +13,59 @@ void pause() {
 
 }  // namespace
 
-Workers::Workers(int count) {
-  for (int i = 1; i < count; ++i) threads_.emplace_back([this, i] { serve(i); });
+Workers::Workers(int count) : process_(::getpid()), shared_(std::make_unique<Shared>()) {
+  Shared* shared = shared_.get();
+  for (int i = 1; i < count; ++i) shared->threads.emplace_back([shared, i] { shared->serve(i); });
 }
 
 Workers::~Workers() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
+  if (!alive()) {
+    // Nobody will ever leave the condition variables, whose destructors would wait for that.
+    shared_.release();
+    return;
   }
-  started_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
+  {
+    const std::lock_guard lock(shared_->mutex);
+    shared_->stopping = true;
+  }
+  shared_->started.notify_all();
+  for (std::thread& thread : shared_->threads) thread.join();
 }
 
+bool Workers::alive() const { return process_ == ::getpid(); }
+
 void Workers::run(int tasks, const std::function<void(int)>& task) {
+  Shared& shared = *shared_;
   if (tasks > 1) {
     {
-      const std::lock_guard lock(mutex_);
-      task_ = &task;
-      tasks_ = tasks;
-      running_ = tasks - 1;
-      ++round_;
+      const std::lock_guard lock(shared.mutex);
+      shared.task = &task;
+      shared.tasks = tasks;
+      shared.running = tasks - 1;
+      ++shared.round;
     }
-    started_.notify_all();
+    shared.started.notify_all();
   }
   task(0);
   if (tasks > 1) {
-    std::unique_lock lock(mutex_);
-    finished_.wait(lock, [this] { return running_ == 0; });
+    std::unique_lock lock(shared.mutex);
+    shared.finished.wait(lock, [&] { return shared.running == 0; });
   }
 }
 
-void Workers::serve(int index) {
+void Workers::Shared::serve(int index) {
   uint64_t seen = 0;
-  std::unique_lock lock(mutex_);
+  std::unique_lock lock(mutex);
   while (true) {
-    started_.wait(lock, [&] { return stopping_ || round_ != seen; });
-    if (stopping_) return;
-    seen = round_;
-    if (index >= tasks_) continue;
-    const auto* task = task_;
+    started.wait(lock, [&] { return stopping || round != seen; });
+    if (stopping) return;
+    seen = round;
+    if (index >= tasks) continue;
+    const auto* work = task;
     lock.unlock();
-    (*task)(index);
+    (*work)(index);
     lock.lock();
-    if (--running_ == 0) finished_.notify_one();
+    if (--running == 0) finished.notify_one();
   }
 }
 

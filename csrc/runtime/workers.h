@@ -3,6 +3,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -17,22 +18,30 @@ class Workers {
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
 
-  int count() const { return static_cast<int>(threads_.size()) + 1; }
+  // False in a process forked from the one that made the threads, which then do not exist.
+  bool alive() const;
+
+  int count() const { return static_cast<int>(shared_->threads.size()) + 1; }
 
   // Runs task(0) here and task(1) .. task(tasks - 1) on the threads; returns when all are done.
   // tasks <= count(). Tasks must not throw. One call at a time: the engine's lock sees to it.
   void run(int tasks, const std::function<void(int)>& task);
 
  private:
-  void serve(int index);
+  struct Shared {
+    std::vector<std::thread> threads;
+    std::mutex mutex;
+    std::condition_variable started, finished;
+    const std::function<void(int)>* task = nullptr;
+    uint64_t round = 0;
+    int tasks = 0, running = 0;
+    bool stopping = false;
 
-  std::vector<std::thread> threads_;
-  std::mutex mutex_;
-  std::condition_variable started_, finished_;
-  const std::function<void(int)>* task_ = nullptr;
-  uint64_t round_ = 0;
-  int tasks_ = 0, running_ = 0;
-  bool stopping_ = false;
+    void serve(int index);
+  };
+
+  int process_;
+  std::unique_ptr<Shared> shared_;
 };
 
 // Waits until `flag` holds `value`: a short spin, since the other lane is usually about to arrive,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
@@ -143,6 +144,28 @@ def test_bad_frames_are_refused(engine, image, message):
     with pytest.raises(adfast.FrameError, match=message):
         engine.predict(image)
     assert np.isfinite(engine.predict(FRAME).score)  # and the engine lives
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_is_told_to_load_again(tiny_plan):
+    engine = adfast.load(tiny_plan, threads=2)
+    engine.predict(FRAME)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            engine.predict(FRAME)
+            message = "predicted"
+        except adfast.AdfastError as error:
+            message = str(error)
+        del engine  # must not wait for threads that are not there
+        os.write(write, message.encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        assert "load the plan in the new process" in pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    assert np.isfinite(engine.predict(FRAME).score)
 
 
 def test_bad_arguments_are_refused(tiny_plan, engine):
