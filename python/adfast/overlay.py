@@ -56,9 +56,18 @@ def full_scale(map_: np.ndarray, threshold: float | None) -> float:
     return largest if largest > 0 else 1.0
 
 
+def brightness(map_: np.ndarray, scale: float) -> np.ndarray:
+    """Return sqrt(map / scale) within [0, 1], NaN as 0: float32 of the map's shape.
+
+    Scores of squared distances, and products of them, span decades: on a square-root scale a
+    defect at a tenth of the threshold is still seen.
+    """
+    return np.sqrt(np.clip(np.nan_to_num(map_ / scale), 0, 1)).astype(np.float32)
+
+
 def map_picture(map_: np.ndarray, scale: float) -> np.ndarray:
     """Colour a map (H, W) so that `scale` is the brightest colour -> uint8 (H, W, 3)."""
-    return colorize(map_ / scale)
+    return colorize(brightness(map_, scale))
 
 
 def overlay(
@@ -84,10 +93,10 @@ def overlay(
     if frame.shape[:2] != map_.shape:
         raise FrameError(f"overlay: the map is {map_.shape}; the frame is {frame.shape[:2]}")
     base = as_rgb(frame).astype(np.float32)
-    level = np.clip(np.nan_to_num(map_ / scale), 0, 1)[..., None].astype(np.float32)
+    level = brightness(map_, scale)[..., None]
     # Half the base's colour is taken away, so that colour means map; a map at the level of good
-    # images (a tenth of the scale) leaves the frame as it is.
-    weight = 0.75 * np.clip((level - 0.1) / 0.5, 0, 1)
+    # images (a sixteenth of the scale) leaves the frame as it is.
+    weight = 0.75 * np.clip((level - 0.25) / 0.5, 0, 1)
     grey = 0.5 * base + 0.5 * base.mean(axis=2, keepdims=True)
     out = grey * (1 - weight) + colorize(level[..., 0]) * weight
     thickness = max(1, min(frame.shape[:2]) // 300)
