@@ -20,8 +20,8 @@ $(VENV)/bin/python:
 # depends on it is then content.
 $(STAMP): $(VENV)/bin/python $(SOURCES)
 	$(PIP) install --quiet torch==2.13.0
-	$(PIP) install --quiet -c constraints.txt torchvision scikit-build-core pybind11 ninja onednn-devel-cpu-gomp
-	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	$(PIP) install --quiet -c constraints.txt torchvision scikit-build-core pybind11 cmake ninja onednn-devel-cpu-gomp
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
 	@touch $@
 
 demo: $(STAMP)
@@ -32,11 +32,10 @@ test: $(STAMP) test-cpp
 	@echo "All tests passed. Next: make demo, or README.md for your own images."
 
 test-cpp: $(STAMP)
-	cmake -S . -B build/tests -G Ninja -DCMAKE_BUILD_TYPE=Release -DADFAST_BUILD_TESTS=ON \
-	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) > build-tests.log
-	cmake --build build/tests
-	ctest --test-dir build/tests --output-on-failure
-	@rm -f build-tests.log
+	$(BIN)/cmake -S . -B build/tests -G Ninja -DADFAST_BUILD_TESTS=ON \
+	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
+	$(BIN)/cmake --build build/tests
+	$(BIN)/ctest --test-dir build/tests --output-on-failure
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest bench/end_to_end.py -q -s
@@ -44,12 +43,12 @@ bench: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find csrc kernels tests bench examples -name '*.cpp' -o -name '*.h' -o -name '*.hpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc kernels tests bench examples -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc kernels tests bench examples -name '*.cpp' -o -name '*.h' -o -name '*.hpp' | xargs $(BIN)/clang-format -i
+	find csrc kernels tests bench examples -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.c' | xargs $(BIN)/clang-format -i
 
 clean:
 	rm -rf build $(VENV) demo
