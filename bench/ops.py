@@ -46,7 +46,7 @@ def timed_graph(case: Case) -> Graph:
     """Let a frame feed the case's node, whatever its operands are."""
     graph = Graph("timed")
     sides = [operand.shape[2:] for operand in case.operands if operand and len(operand.shape) == 4]
-    height, width = max(sides)
+    height, width = max(sides, default=(16, 16))
     attrs = {"resize": [height, width], "crop": [height, width]}
     (frame,) = graph.add("frame", [], attrs | {"scale": [1 / 255] * 3, "bias": [-0.5] * 3})
     random = np.random.default_rng(0)

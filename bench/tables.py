@@ -65,7 +65,21 @@ def accuracy() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"speed": speed, "accuracy": accuracy}
+def parity() -> str:
+    report = json.loads((RESULTS / "parity.json").read_text())
+    lines = ["| Model | Input | Parameters | ONNX Runtime | adfast f32 | adfast bf16 |"]
+    lines.append("|---" * 6 + "|")
+    for model, entry in report["models"].items():
+        cells = [f"{entry[k]['map_max_rel']:.1e}" for k in ("onnxruntime", "engine_f32")]
+        cells.append(f"{entry['engine_bf16']['map_max_rel']:.1e}")
+        size = "x".join(map(str, entry["crop"]))
+        millions = f"{entry['parameters'] / 1e6:.1f} M"
+        lines.append(f"| {model} | {size} | {millions} | " + " | ".join(cells) + " |")
+    lines += ["", source(report, "parity.json")]
+    return "\n".join(lines)
+
+
+TABLES = {"speed": speed, "parity": parity, "accuracy": accuracy}
 
 
 def rendered(text: str) -> str:

@@ -1,4 +1,4 @@
-// Multi-head attention over short sequences (tokens, not pixels), and softmax.
+// Multi-head attention over up to a few thousand tokens, and softmax.
 #pragma once
 
 namespace adfast::kernels::ADFAST_ISA {
@@ -22,30 +22,125 @@ static void softmax(const SoftmaxArgs& a) {
   for (int64_t r = 0; r < a.rows; r++) softmax_row(a.x + r * a.width, a.width, a.out + r * a.width);
 }
 
-static void attention(const AttentionArgs& a) {
-  int64_t head_dim = a.dim / a.heads, value_dim = a.value_dim / a.heads, width = round_up8(a.keys);
-  for (int64_t h = 0; h < a.heads; h++) {
-    const float* k = a.k + h * head_dim;
-    for (int64_t query = 0; query < a.queries; query++) {
-      const float* q = a.q + query * a.dim + h * head_dim;
-      for (int64_t first = 0; first < a.keys; first += 8) {
-        Eight dots;
-        dot8<1>(q, head_dim, Rows8(k, first, a.keys, a.dim), &dots);
-        store8(a.scratch + first, fma8(dots, set8(a.scale), set8(0.0f)));
-      }
-      for (int64_t i = a.keys; i < width; i++) a.scratch[i] = -infinity();
-      softmax_rows8(a.scratch, 1, width);
-      const float* v = a.v + h * value_dim;
-      float* out = a.out + query * a.value_dim + h * value_dim;
-      over(value_dim, [&](int64_t c, auto lanes) {
-        Vec acc = set1(0.0f);
-        for (int64_t i = 0; i < a.keys; i++) {
-          acc = fma(set1(a.scratch[i]), load(v + i * a.value_dim + c, lanes), acc);
-        }
-        store(out + c, acc, lanes);
-      });
+constexpr int kTileVecs = 2 * kColumns;  // vectors of keys, or of values, next to each other
+constexpr int64_t kPanel = kTileVecs * kLanes;
+
+// sums[r] = left[r][0..depth) . right[0..depth)[...]: kQueryRows rows by kVecs vectors, held in
+// registers. Every row is summed alike, in the order of depth.
+template <int kVecs>
+static inline __attribute__((always_inline)) void product(const float* left, int64_t left_stride,
+                                                          const float* right, int64_t right_stride,
+                                                          int64_t depth, Vec (*sums)[kVecs]) {
+  Vec acc[kQueryRows][kVecs];
+#pragma GCC unroll 8
+  for (int r = 0; r < kQueryRows; r++) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; v++) acc[r][v] = set1(0.0f);
+  }
+  for (int64_t i = 0; i < depth; i++) {
+    Vec b[kVecs];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; v++) b[v] = load(right + i * right_stride + v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kQueryRows; r++) {
+      Vec a = set1(left[r * left_stride + i]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; v++) acc[r][v] = fma(a, b[v], acc[r][v]);
     }
   }
+#pragma GCC unroll 8
+  for (int r = 0; r < kQueryRows; r++) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; v++) sums[r][v] = acc[r][v];
+  }
+}
+
+// out[r] = weights[r] . values * factor[r] for kVecs vectors of the values' columns, the last one
+// of `tail` floats; rows beyond `rows` are dropped.
+template <int kVecs>
+static inline void weigh(const float* weights, int64_t columns, const float* values, int64_t width,
+                         int64_t keys, const float* factor, int64_t rows, int64_t tail, float* out,
+                         int64_t stride) {
+  Vec sums[kQueryRows][kVecs];
+  product<kVecs>(weights, columns, values, width, keys, sums);
+  for (int64_t r = 0; r < rows; r++) {
+    Vec by = set1(factor[r]);
+    for (int v = 0; v + 1 < kVecs; v++) store(out + r * stride + v * kLanes, sums[r][v] * by);
+    float* last = out + r * stride + (kVecs - 1) * kLanes;
+    if (tail == kLanes) {
+      store(last, sums[r][kVecs - 1] * by);
+    } else {
+      store(last, sums[r][kVecs - 1] * by, Some{tail});
+    }
+  }
+}
+
+// One head: its keys and values are packed once, contiguous and padded, and stay in the L2 cache
+// while six queries after the other read them; six queries' weights stay in the L1 cache. The
+// softmax is taken to the base 2 (the queries are scaled by log2 e) and divided by its sum at the
+// very end.
+static void attention_head(const AttentionArgs& a, int64_t head) {
+  const int64_t dim = a.dim / a.heads, value_dim = a.value_dim / a.heads;
+  const int64_t columns = round_up(a.keys, kPanel), width = round_up(value_dim, kLanes);
+  float* keys = a.scratch;  // panels of kPanel keys: [dim][kPanel]
+  float* values = keys + round_up(a.keys, kMaxPanel) * dim;
+  float* queries = values + a.keys * round_up(value_dim, kMaxLanes);
+  float* weights = queries + kQueryRows * dim;
+  for (int64_t i = 0; i < columns; i++) {
+    float* to = keys + i / kPanel * kPanel * dim + i % kPanel;
+    const float* from = a.k + smaller(i, a.keys - 1) * a.dim + head * dim;
+    for (int64_t d = 0; d < dim; d++) to[d * kPanel] = from[d];
+  }
+  for (int64_t i = 0; i < a.keys; i++) {
+    const float* from = a.v + i * a.value_dim + head * value_dim;
+    for (int64_t c = 0; c < width; c++) values[i * width + c] = c < value_dim ? from[c] : 0.0f;
+  }
+  const float scale = a.scale * 1.44269504f;
+  for (int64_t first = a.query_begin; first < a.query_end; first += kQueryRows) {
+    const int64_t rows = smaller(kQueryRows, a.query_end - first);
+    for (int64_t r = 0; r < kQueryRows; r++) {
+      const float* from = a.q + (first + smaller(r, rows - 1)) * a.dim + head * dim;
+      for (int64_t d = 0; d < dim; d++) queries[r * dim + d] = from[d] * scale;
+    }
+    for (int64_t i = 0; i < columns; i += kPanel) {
+      Vec sums[kQueryRows][kTileVecs];
+      product<kTileVecs>(queries, dim, keys + i * dim, kPanel, dim, sums);
+      for (int r = 0; r < kQueryRows; r++) {
+        for (int v = 0; v < kTileVecs; v++) {
+          store(weights + r * columns + i + v * kLanes, sums[r][v]);
+        }
+      }
+    }
+    float factor[kQueryRows];
+    for (int64_t r = 0; r < kQueryRows; r++) {
+      float* row = weights + r * columns;
+      // Keys beyond the last repeat it: they do not change the maximum.
+      Vec most = load(row);
+      for (int64_t i = kLanes; i < columns; i += kLanes) most = max(load(row + i), most);
+      for (int64_t i = a.keys; i < columns; i++) row[i] = -infinity();
+      Vec top = set1(largest(most)), total = set1(0.0f);
+      for (int64_t i = 0; i < columns; i += kLanes) {
+        Vec weight = exp2_negative(load(row + i) - top);
+        total = total + weight;
+        store(row + i, weight);
+      }
+      factor[r] = 1.0f / sum(total);
+    }
+    for (int64_t c = 0; c < width; c += kPanel) {
+      float* out = a.out + first * a.value_dim + head * value_dim + c;
+      const int64_t vecs = smaller(kTileVecs, (width - c) / kLanes);
+      const int64_t tail = smaller(kLanes, value_dim - c - (vecs - 1) * kLanes);
+      const auto run = vecs == 1   ? weigh<1>
+                       : vecs == 2 ? weigh<2>
+                       : vecs == 3 ? weigh<3>
+                                   : weigh<4>;
+      run(weights, columns, values + c, width, a.keys, factor, rows, tail, out, a.value_dim);
+    }
+  }
+}
+
+static void attention(const AttentionArgs& a) {
+  for (int64_t head = a.head_begin; head < a.head_end; head++) attention_head(a, head);
 }
 
 }  // namespace adfast::kernels::ADFAST_ISA

@@ -68,7 +68,11 @@ size_t gaussian_blur_scratch(int32_t, int32_t width, int32_t taps) {
   return static_cast<size_t>(kBlurRows * padded_row(width, taps / 2));
 }
 
-size_t attention_scratch(int64_t keys) { return static_cast<size_t>(round_up8(keys)); }
+size_t attention_scratch(int64_t keys, int64_t head_dim, int64_t head_value_dim) {
+  // One head's keys (transposed) and values, a few queries and their weights.
+  int64_t columns = round_up(keys, kMaxPanel), width = round_up(head_value_dim, kMaxLanes);
+  return static_cast<size_t>(columns * head_dim + keys * width + kQueryRows * (head_dim + columns));
+}
 
 constexpr uint32_t kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;
 

@@ -120,6 +120,16 @@ struct GaussianBlurArgs {
   float* scratch;
 };
 
+// The mean over every kernel_height x kernel_width window that lies inside the map: dst has height
+// - kernel_height + 1 rows of width - kernel_width + 1; rows row_begin..row_end - 1 only.
+struct BoxFilterArgs {
+  const float* src;  // [height][width]
+  int32_t height, width, kernel_height, kernel_width;
+  float* dst;
+  int32_t row_begin, row_end;
+  float* scratch;  // width floats per concurrent call
+};
+
 // Bilinear resize of one f32 plane into rows row_begin..row_end - 1 of a plane of dst_height x
 // dst_width.
 struct ResizeBilinearArgs {
@@ -133,14 +143,17 @@ struct ResizeBilinearArgs {
 };
 
 // softmax(q k^T * scale) v per head; heads split the width of q, k (dim) and v (value_dim) evenly.
+// Only the heads and queries of the ranges; a result does not depend on how they are split.
 struct AttentionArgs {
   const float* q;  // [queries][dim]
   const float* k;  // [keys][dim]
   const float* v;  // [keys][value_dim]
   int64_t queries, keys, dim, value_dim, heads;
   float scale;
+  int64_t head_begin, head_end;
+  int64_t query_begin, query_end;
   float* out;      // [queries][value_dim]
-  float* scratch;  // attention_scratch(keys)
+  float* scratch;  // attention_scratch floats per concurrent call
 };
 
 // out = (x - mean) / sqrt(var + eps) * gamma + beta (+ residual), per row.
@@ -222,6 +235,7 @@ struct Table {
   void (*projector_score_map)(const ProjectorScoreMapArgs&);
   void (*fuse_maps)(const FuseMapsArgs&);
   void (*gaussian_blur)(const GaussianBlurArgs&);
+  void (*box_filter)(const BoxFilterArgs&);
   void (*resize_bilinear)(const ResizeBilinearArgs&);
   void (*attention)(const AttentionArgs&);
   void (*layer_norm)(const LayerNormArgs&);
@@ -236,7 +250,7 @@ size_t frame_scratch(int32_t src_width);
 size_t token_attention_scratch(int64_t channels, int64_t groups);
 size_t projector_attention_scratch(int64_t channels, int64_t tokens);
 size_t gaussian_blur_scratch(int32_t height, int32_t width, int32_t taps);
-size_t attention_scratch(int64_t keys);
+size_t attention_scratch(int64_t keys, int64_t head_dim, int64_t head_value_dim);
 
 // The best set this processor (and its operating system) runs.
 Isa best_isa();

@@ -12,6 +12,9 @@ constexpr int64_t kMaxTile = 128;  // pixels of a feature map handled at once; a
 constexpr int64_t kFrameRows = 4;  // output rows of a frame resampled together
 constexpr int64_t kBlurRows = 4;   // output rows of a blur computed together
 
+constexpr int64_t kQueryRows = 6;  // queries of an attention computed together
+constexpr int64_t kMaxPanel = 64;  // keys computed together, at most
+
 static constexpr int64_t round_up8(int64_t n) { return (n + 7) / 8 * 8; }
 
 // Pixels per tile: the tile is read twice, so it should still be in the L2 cache the second time
@@ -20,6 +23,8 @@ static constexpr int64_t tile_pixels(int64_t channels, int64_t element_size) {
   int64_t pixels = (int64_t{128} << 10) / (channels * element_size) / kRows8 * kRows8;
   return pixels < 16 ? 16 : pixels > kMaxTile ? kMaxTile : pixels;
 }
+
+static constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // A row of `width` floats with `margin` more before and after and room for one vector past its end.
 static constexpr int64_t padded_row(int64_t width, int64_t margin) {

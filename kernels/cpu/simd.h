@@ -39,6 +39,21 @@ static inline Vec exp(Vec x) {
   return scale_by_power(p, n);
 }
 
+// 2^x to about one unit in the last place, for x <= 0: the polynomial is the best of degree 5 on
+// [-0.5, 0.5]. 0 below -150; NaN stays NaN, being the second operand.
+static inline Vec exp2_negative(Vec x) {
+  x = max(set1(-151.0f), x);
+  Vec n = round_to_integer(x);
+  Vec r = x - n;
+  Vec p = set1(0.00132764707f);
+  p = fma(p, r, set1(0.00967554132f));
+  p = fma(p, r, set1(0.0555071328f));
+  p = fma(p, r, set1(0.240221197f));
+  p = fma(p, r, set1(0.693146967f));
+  p = fma(p, r, set1(1.00000007f));
+  return scale_by_power(p, n);
+}
+
 // The same for one float.
 static inline float exp1(float x) {
   float lanes[kLanes];

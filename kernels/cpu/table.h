@@ -8,6 +8,7 @@
 #include "dots.h"
 //
 #include "attention.h"
+#include "box_filter.h"
 #include "elementwise.h"
 #include "frame.h"
 #include "gaussian_blur.h"
@@ -33,6 +34,7 @@ const Table kTable = {
     .projector_score_map = projector_score_map,
     .fuse_maps = fuse_maps,
     .gaussian_blur = gaussian_blur,
+    .box_filter = box_filter,
     .resize_bilinear = resize_bilinear,
     .attention = attention,
     .layer_norm = layer_norm,

@@ -23,7 +23,7 @@ def metadata(model, info: dict) -> dict[str, str]:
     config = model.config
     fields = {
         "format": 1,
-        "model": info.get("model", "gtrans"),
+        "model": config.name,
         "config": config.to_dict(),
         "frame": {
             "resize": list(config.resize),
@@ -32,18 +32,9 @@ def metadata(model, info: dict) -> dict[str, str]:
             "antialias": True,
             "color": "rgb",
         },
-        "map": {
-            "upsample": "bilinear",
-            "align_corners": False,
-            "smoothing": {
-                "kind": "gaussian",
-                "sigma": config.gaussian_sigma,
-                "size": 2 * config.gaussian_radius + 1,
-                "border": "reflect",
-            },
-        },
-        "score": {"reduction": "max"},
-        "alpha_scale": model.alpha_scale.tolist(),
+        "map": model.map_fields(),
+        "score": model.score_fields(),
+        **model.extra_fields(),
         "provenance": info.get("provenance", {}),
     }
     return {f"adfast.{key}": json.dumps(value) for key, value in fields.items()}

@@ -95,10 +95,13 @@ def test_check_refuses_ops_of_the_compiler_when_asked():
 def test_check_refuses_a_constant_where_the_engine_takes_activations():
     graph = Graph()
     x, q = graph.input("x", (1, 4, 8)), graph.constant("q", np.ones((1, 2, 8)))
+    # A learned query is fine.
     (y,) = graph.add("attention", [q, x, x], {"scale": 1.0}, name="a")
     graph.output("y", y)
+    graph.check(engine_only=True)
+    graph.output("z", graph.add("softmax", [q], name="s")[0])
     graph.check()
-    with pytest.raises(CompileError, match="a: attention: q is the constant q"):
+    with pytest.raises(CompileError, match="s: softmax: x is the constant q"):
         graph.check(engine_only=True)
 
 

@@ -170,6 +170,22 @@ CASES = {
         "N,3,5",
         "N,3,5",
     ),
+    "pad": one_op("y = Pad(x, p)", "N,3,4,5", "N,3,6,6", p=ints(0, 0, 1, 0, 0, 0, 1, 1)),
+    "pad_axes": one_op(
+        'y = Pad<mode="constant">(x, p, zero, axes)',
+        "N,3,4,5",
+        "N,3,5,7",
+        p=ints(0, 1, 2, 0),
+        zero=F(0),
+        axes=ints(-1, 2),
+    ),
+    "squeeze_and_excite": one_op(
+        "m = ReduceMean(x, axes) g = Sigmoid(m) a = Mul(x, g) y = Mul(g, a)",
+        "N,3,4,5",
+        "N,3,4,5",
+        axes=ints(2, 3),
+    ),
+    "class_token": one_op("y = Concat<axis=1>(c, x)", "N,3,5", "N,4,5", c=floats(1, 1, 5)),
     "inlined_function": onnx.parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 18, "local" : 1]>
         g (float[N,3,5] x) => (float[N,3,5] y) { y = local.Twice(x) }
@@ -230,6 +246,15 @@ REFUSED = {
     "constant map": (
         one_op("y = Mul(x, c)", "N,3,4,5", "N,3,4,5", c=floats(1, 1, 4, 1)),
         "a scalar or has one number for each channel, \\[1, 3, 1, 1\\]",
+    ),
+    "pad with ones": (
+        one_op("y = Pad(x, p, one)", "N,3,4,4", "N,3,5,5", p=ints(0, 0, 0, 0, 0, 0, 1, 1),
+               one=F(1)),
+        "only zeros around",
+    ),
+    "pad channels": (
+        one_op("y = Pad(x, p)", "N,3,4,4", "N,4,4,4", p=ints(0, 0, 0, 0, 0, 1, 0, 0)),
+        "only height and width",
     ),
     "malformed attribute": (
         one_op("y = MaxPool<strides=[1, 1]>(x)", "N,3,9,9", "N,4,7,7"),

@@ -425,3 +425,104 @@ def test_the_log_names_what_changed():
     log = []
     run_passes(graph, log=log.append)
     assert log == ["fold_batch_norm: 1"]
+
+
+def test_recognise_tokens_whatever_the_way_there_and_back():
+    graph = Graph("g")
+    x = graph.input("x", (1, 6, 2, 3))
+    (y,) = graph.add("reshape", [x], {"shape": [1, 6, 6]}, name="flat")
+    (y,) = graph.add("transpose", [y], {"order": [0, 2, 1]}, name="turned")
+    (y,) = graph.add("softmax", [y], name="soft")
+    (y,) = graph.add("transpose", [y], {"order": [0, 2, 1]}, name="back")
+    (y,) = graph.add("reshape", [y], {"shape": [1, 6, 2, 3]}, name="map")
+    graph.output("y", y)
+    # [H*W,B,C], as nn.Transformer has it.
+    (z,) = graph.add("transpose", [x], {"order": [2, 3, 0, 1]}, name="hwbc")
+    (z,) = graph.add("reshape", [z], {"shape": [6, 1, 6]}, name="sequence")
+    graph.output("z", graph.add("softmax", [z], name="other")[0])
+    assert lines(apply("recognise_tokens", graph)) == [
+        "  input %x [1,6,2,3]",
+        "  %turned = tokens(%x) -> [1,6,6]",
+        "  %soft = softmax(%turned) -> [1,6,6]",
+        "  %map = feature_map(%soft) {height=2, width=3} -> [1,6,2,3]",
+        "  %sequence.tokens = tokens(%x) -> [1,6,6]",
+        "  %sequence = view(%sequence.tokens) {shape=[6,1,6]} -> [6,1,6]",
+        "  %other = softmax(%sequence) -> [6,1,6]",
+        "  output y = %map",
+        "  output z = %other",
+    ]
+
+
+def test_recognise_tokens_leaves_what_moves_elements_and_drops_what_does_not():
+    graph = Graph("g")
+    x = graph.input("x", (1, 4, 2, 3))
+    (y,) = graph.add("reshape", [x], {"shape": [1, 6, 4]}, name="scrambled")
+    graph.output("y", graph.add("softmax", [y])[0])
+    t = graph.input("t", (1, 4, 6))
+    (z,) = graph.add("transpose", [t], {"order": [0, 2, 1]})
+    (z,) = graph.add("reshape", [z], {"shape": [6, 4]})
+    (z,) = graph.add("transpose", [z], {"order": [1, 0]})
+    (z,) = graph.add("reshape", [z], {"shape": [1, 4, 6]})
+    graph.output("z", graph.add("softmax", [z], name="same")[0])
+    assert lines(apply("recognise_tokens", graph))[2:] == [
+        "  %scrambled = reshape(%x) {shape=[1,6,4]} -> [1,6,4]",
+        "  %softmax = softmax(%scrambled) -> [1,6,4]",
+        "  %same = softmax(%t) -> [1,4,6]",
+        "  output y = %softmax",
+        "  output z = %same",
+    ]
+
+
+def test_fold_pad():
+    graph = Graph("g")
+    x = graph.input("x", (1, 3, 6, 6))
+    (padded,) = graph.add("pad", [x], {"pads": [0, 0, 1, 1]}, name="same")
+    w = graph.constant("w", floats(4, 3, 3, 3))
+    (y,) = graph.add("conv2d", [padded, w], {"strides": [2, 2]}, name="conv")
+    (z,) = graph.add(
+        "avg_pool2d", [padded], {"kernel": [3, 3], "pads": [0] * 4, "strides": [2, 2]}, name="mean"
+    )
+    graph.output("y", y)
+    graph.output("z", z)
+    assert lines(apply("fold_pad", graph))[1:3] == [
+        "  %conv = conv2d(%x, w:const[4,3,3,3]) {strides=[2,2], pads=[0,0,1,1]} -> [1,4,3,3]",
+        "  %mean = avg_pool2d(%x) {kernel=[3,3], strides=[2,2], pads=[0,0,1,1], "
+        "count_include_pad=1} -> [1,3,3,3]",
+    ]
+
+
+def test_fold_pad_stays_before_a_maximum_which_zeros_may_win():
+    graph = Graph("g")
+    x = graph.input("x", (1, 3, 6, 6))
+    (y,) = graph.add("pad", [x], {"pads": [0, 0, 1, 1]})
+    graph.output("y", graph.add("max_pool2d", [y], {"kernel": [3, 3]})[0])
+    assert ops_of(apply("fold_pad", graph)) == ["pad", "max_pool2d"]
+
+
+def test_silu_written_out_goes_into_its_convolution():
+    graph, x, y = conv_graph()
+    (gate,) = graph.add("sigmoid", [y], name="gate")
+    (y,) = graph.add("mul", [y, gate], name="product")
+    graph.output("y", y)
+    changed = run_passes(graph)
+    assert ops_of(changed) == ["conv2d"]
+    assert changed.nodes[0].attrs["activation"] == "silu"
+
+
+def test_attention_on_constants_is_computed_now():
+    """A decoder's first self-attention sees its learned query only."""
+    graph = Graph("g")
+    x = graph.input("x", (1, 5, 6))
+    query = graph.constant("query", floats(1, 4, 6))
+    (own,) = graph.add("attention", [query] * 3, {"heads": 2, "scale": 0.5}, name="own")
+    (sum_,) = graph.add("add", [own, query], name="sum")
+    gamma, beta = graph.constant("gamma", positive(6)), graph.constant("beta", floats(6))
+    (norm,) = graph.add("layer_norm", [sum_, gamma, beta], name="norm")
+    (y,) = graph.add("attention", [norm, x, x], {"heads": 2, "scale": 0.5}, name="cross")
+    (y,) = graph.add("add", [norm, y], name="added")
+    graph.output("y", y)
+    assert lines(apply("fold_constants", graph))[1:] == [
+        "  %cross = attention(norm.constant:const[1,4,6], %x, %x) {heads=2, scale=0.5} -> [1,4,6]",
+        "  %added = add(%cross, norm.constant:const[1,4,6]) -> [1,4,6]",
+        "  output y = %added",
+    ]

@@ -605,18 +605,56 @@ void test_frame(const k::Table& table, k::DType dtype) {
   }
 }
 
+void test_box_filter(const k::Table& table) {
+  const int32_t sizes[][4] = {
+      {1, 1, 1, 1}, {7, 5, 3, 2}, {33, 31, 16, 16}, {19, 67, 1, 5}, {9, 17, 9, 17}};
+  for (auto [height, width, kh, kw] : sizes) {
+    const int32_t rows = height - kh + 1, columns = width - kw + 1;
+    auto src = random_floats(height * width);
+    Guarded<float> dst(rows * columns), scratch(width);
+    for (auto [begin, end] : {std::pair{0, rows / 2}, std::pair{rows / 2, rows}}) {
+      table.box_filter({src.data(), height, width, kh, kw, dst.data(), begin, end, scratch.data()});
+    }
+    std::vector<double> want(rows * columns);
+    for (int32_t y = 0; y < rows; y++) {
+      for (int32_t x = 0; x < columns; x++) {
+        for (int32_t i = 0; i < kh * kw; i++) {
+          want[y * columns + x] += src[(y + i / kw) * width + x + i % kw] / double(kh * kw);
+        }
+      }
+    }
+    expect(text("box_filter", table, k::DType::f32, {height, width, kh, kw}), floats(dst), want,
+           2e-6);
+  }
+}
+
 void test_attention(const k::Table& table) {
-  const int64_t sizes[][5] = {{1, 1, 1, 1, 1},
-                              {8, 8, 64, 64, 8},
-                              {24, 24, 256, 256, 8},
-                              {5, 17, 21, 33, 3},
-                              {3, 9, 14, 7, 1}};
+  const int64_t sizes[][5] = {{1, 1, 1, 1, 1},     {8, 8, 64, 64, 8},  {24, 24, 256, 256, 8},
+                              {5, 17, 21, 33, 3},  {3, 9, 14, 7, 1},   {13, 577, 64, 130, 2},
+                              {64, 64, 32, 96, 1}, {7, 1027, 5, 81, 1}};
   for (auto [queries, keys, dim, value_dim, heads] : sizes) {
     auto q = random_floats(queries * dim), key = random_floats(keys * dim),
          v = random_floats(keys * value_dim);
-    Guarded<float> out(queries * value_dim), scratch(k::attention_scratch(keys));
-    table.attention({q.data(), key.data(), v.data(), queries, keys, dim, value_dim, heads, 0.4f,
-                     out.data(), scratch.data()});
+    Guarded<float> out(queries * value_dim), split(queries * value_dim),
+        scratch(k::attention_scratch(keys, dim / heads, value_dim / heads));
+    k::AttentionArgs args = {q.data(), key.data(), v.data(), queries,    keys,
+                             dim,      value_dim,  heads,    0.4f,       0,
+                             heads,    0,          queries,  out.data(), scratch.data()};
+    table.attention(args);
+    args.out = split.data();
+    for (args.head_begin = 0; args.head_begin < heads; args.head_begin++) {
+      args.head_end = args.head_begin + 1;
+      for (auto [begin, end] : {std::pair{int64_t{0}, queries / 3}, {queries / 3, queries}}) {
+        args.query_begin = begin;
+        args.query_end = end;
+        table.attention(args);
+      }
+    }
+    auto name = text("attention", table, k::DType::f32, {queries, keys, dim, value_dim, heads});
+    if (memcmp(split.data(), out.data(), queries * value_dim * sizeof(float)) != 0) {
+      fprintf(stderr, "[%s] rows depend on the range they are computed in\n", name.c_str());
+      failures++;
+    }
     std::vector<double> want(queries * value_dim);
     int64_t hd = dim / heads, hv = value_dim / heads;
     for (int64_t h = 0; h < heads; h++) {
@@ -633,8 +671,7 @@ void test_attention(const k::Table& table) {
         }
       }
     }
-    expect(text("attention", table, k::DType::f32, {queries, keys, dim, value_dim, heads}),
-           floats(out), want, 5e-6);
+    expect(name, floats(out), want, 5e-6);
   }
 }
 
@@ -869,6 +906,7 @@ int main() {
     test_resize_bilinear(*table);
     test_fuse_maps(*table);
     test_gaussian_blur(*table);
+    test_box_filter(*table);
     test_attention(*table);
     test_rows(*table);
     test_unary(*table);

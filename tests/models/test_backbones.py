@@ -14,12 +14,12 @@ from safetensors.torch import save_file  # noqa: E402
 
 from adfast.errors import ModelError  # noqa: E402
 from adfast.models.backbones import (  # noqa: E402
-    BACKBONES,
     create_backbone,
     load_backbone,
     load_state,
     read_tensors,
 )
+from adfast.models.gtrans import BACKBONES, LEVELS, STRIDES  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("ADFAST_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -49,7 +49,7 @@ def same(a, b, tolerance=0.0):
 
 @pytest.fixture(scope="module")
 def trunk():
-    return randomise(create_backbone("resnet18"))
+    return randomise(create_backbone("resnet18", (1, 2, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_every_kind_of_file(tmp_path, trunk, full_state, kind):
         torch.save({f"module.{key}": value for key, value in full_state.items()}, path)
     else:
         torch.save(full_state, path)
-    loaded, info = load_backbone("resnet18", str(path))
+    loaded, info = load_backbone("resnet18", str(path), (1, 2, 3))
     assert same(features(loaded), features(trunk))
     assert info["source"] == path.name and len(info["sha256"]) == 64
 
@@ -94,8 +94,8 @@ def test_folded_batch_norms(trunk):
         scale = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + 1e-5).sqrt()
         given[f"{conv}.weight"] = state[f"{conv}.weight"] * scale[:, None, None, None]
         given[f"{conv}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
-    loaded = create_backbone("resnet18")
-    load_state(loaded, given, "test")
+    loaded = create_backbone("resnet18", (1, 2, 3))
+    load_state(loaded, given, "test", "resnet18")
     assert same(features(loaded), features(trunk), 1e-5)
     norm = loaded["bn1"].eval()
     x = torch.randn(1, 64, 3, 3)
@@ -108,7 +108,7 @@ def test_wrong_weights_are_listed(full_state):
     broken["head.bias"] = torch.zeros(3)
     broken["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     with pytest.raises(ModelError) as error:
-        load_state(create_backbone("resnet18"), broken, "FILE")
+        load_state(create_backbone("resnet18", (1, 2, 3)), broken, "FILE", "resnet18")
     for part in (
         "FILE",
         "missing layer2.0.bn1.weight",
@@ -117,7 +117,7 @@ def test_wrong_weights_are_listed(full_state):
     ):
         assert part in str(error.value)
     with pytest.raises(ModelError, match="do not fit"):
-        load_state(create_backbone("resnet34"), full_state, "FILE")
+        load_state(create_backbone("resnet34", (1, 2, 3)), full_state, "FILE", "resnet34")
 
 
 def test_unreadable_files(tmp_path):
@@ -143,9 +143,32 @@ def test_pickled_code_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_unknown_backbone():
-    with pytest.raises(ModelError, match="choose one of resnet18, resnet34, wide_resnet50_2"):
-        create_backbone("resnet50")
+def test_unknown_backbones_and_levels():
+    with pytest.raises(ModelError, match="did you mean resnet50"):
+        create_backbone("resnet_50")
+    with pytest.raises(ModelError, match=r"no feature maps at levels \(9,\)"):
+        create_backbone("resnet18", (9,))
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_b0", "convnext_atto", "resnet18"])
+def test_whole_models_fill_trunks_of_any_family(name):
+    """The weights of a whole model, also where timm renames the parts it takes out of it."""
+    import timm
+
+    torch.manual_seed(2)
+    whole = randomise(timm.create_model(name))
+    state = whole.state_dict()
+    trunk = create_backbone(name)
+    load_state(trunk, state, "FILE", name)
+    assert trunk.feature_info.reduction()[-4:] == [4, 8, 16, 32]
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        coarsest = trunk.eval()(image)[-1]
+        expected = whole.forward_intermediates(image, intermediates_only=True)[-1]
+    assert torch.equal(coarsest, expected)
+    state["unheard.of"] = torch.zeros(1)
+    with pytest.raises(ModelError, match="unknown unheard.of"):
+        load_state(trunk, state, "FILE", name)
 
 
 def test_hub_offline_says_what_to_do(monkeypatch, tmp_path):
@@ -162,9 +185,9 @@ def test_hub_offline_says_what_to_do(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_channels_and_strides(name):
-    trunk = create_backbone(name)
-    assert tuple(trunk.feature_info.channels()) == BACKBONES[name][0]
-    assert trunk.feature_info.reduction() == [4, 8, 16]
+    trunk = create_backbone(name, LEVELS)
+    assert tuple(trunk.feature_info.channels()) == BACKBONES[name]
+    assert trunk.feature_info.reduction() == list(STRIDES)
 
 
 def test_timm_imports_where_torchvision_has_no_operators():
@@ -176,7 +199,7 @@ def test_timm_imports_where_torchvision_has_no_operators():
 
 @pytest.mark.skipif(not REAL.is_file(), reason=f"{REAL} is not there (ADFAST_TEST_DATA)")
 def test_real_weights_load():
-    trunk, info = load_backbone("resnet18", str(REAL))
+    trunk, info = load_backbone("resnet18", str(REAL), (1, 2, 3))
     assert info["source"] == REAL.name
     with np.load(REAL) as arrays:
         weight, bias = arrays["conv1.weight"], arrays["conv1.bias"]

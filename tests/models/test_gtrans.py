@@ -56,7 +56,7 @@ def test_shapes_of_the_paper(name, channels):
     config = GTransConfig(backbone=name)
     model = GTrans(config)
     with torch.no_grad():
-        features = model.agn_features(torch.rand(1, 3, 224, 224))
+        features = model.frozen_features(torch.rand(1, 3, 224, 224))
         tokens = [t(f) for t, f in zip(model.agn_tokenizer, features, strict=True)]
     sizes = [(channels * 2**i, 56 >> i, 56 >> i) for i in range(3)]
     assert [tuple(f.shape[1:]) for f in features] == sizes
@@ -70,7 +70,7 @@ def test_odd_sizes_give_the_announced_maps():
     config = GTransConfig(backbone="resnet18", crop=(50, 71), resize=(60, 80))
     model = GTrans(config)
     with torch.no_grad():
-        features = model.agn_features(torch.rand(1, 3, 50, 71))
+        features = model.frozen_features(torch.rand(1, 3, 50, 71))
         score, anomaly_map = model(torch.rand(2, 3, 50, 71))
     assert [tuple(f.shape[2:]) for f in features] == config.map_sizes
     assert anomaly_map.shape == (2, 1, 50, 71) and score.shape == (2,)
@@ -172,7 +172,7 @@ def test_loss_against_equations_13_and_14(small):
     torch.manual_seed(5)
     image = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        agn = small.agn_features(image)
+        agn = small.frozen_features(image)
         mapped = small.trans_features(image, agn)
         total = 0.0
         for b in range(2):
@@ -233,7 +233,7 @@ def test_map_and_score_against_equations_15_to_19(small, fusion):
     assert model.alpha_scale.tolist() == [30, 20, 10]
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        agn = model.agn_features(image)
+        agn = model.frozen_features(image)
         mapped = model.trans_features(image, agn)
         score, actual = model(image)
     m1, m2, m3 = (

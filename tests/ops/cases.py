@@ -152,9 +152,11 @@ def _pool_cases() -> list[Case]:
         ([2, 2], [2, 2], [0, 0, 0, 0], (8, 6)),
         ([3, 2], [1, 2], [1, 0, 2, 1], (7, 9)),
         ([1, 1], [1, 1], [0, 0, 0, 0], (1, 1)),
+        ([9, 7], [1, 1], [0, 0, 0, 0], (9, 7)),
+        ([16, 16], [1, 1], [0, 0, 0, 0], (33, 31)),
     ]
     cases = []
-    for (kernel, strides, pads, size), channels in zip(windows, (17, 64, 7, 1), strict=True):
+    for (kernel, strides, pads, size), channels in zip(windows, (17, 64, 7, 1, 65, 1), strict=True):
         attrs = {"kernel": kernel, "strides": strides, "pads": pads}
         x = (act(1, channels, *size),)
         cases.append(Case("max_pool2d", x, attrs))
@@ -167,7 +169,7 @@ def _pool_cases() -> list[Case]:
 
 
 def _linear_cases() -> list[Case]:
-    def linear(shape, out, label="", bias=True, residual=False, **attrs):
+    def linear(shape, out, label="", bias=True, residual=False, hot=False, **attrs):
         width = shape[-1]
         reach = width**-0.5
         return Case(
@@ -181,6 +183,7 @@ def _linear_cases() -> list[Case]:
             attrs,
             label,
             bf16=1.5e-2,
+            hot=hot,
         )
 
     cases = [
@@ -190,6 +193,12 @@ def _linear_cases() -> list[Case]:
         linear((9, 33), 64),
         linear((31,), 12, "vector", residual=True, activation="relu"),
         linear((1, 8, 256), 512),
+        # Many rows: in bf16 these are products of bf16.
+        linear((1, 64, 33), 17, "many rows"),
+        linear((1, 257, 48), 65, "many rows", residual=True, activation="gelu"),
+        linear((100, 7), 9, "many rows", bias=False, activation="relu"),
+        linear((1, 577, 768), 768, "ViT-B", hot=True),
+        linear((1, 256, 256), 1024, "ADTR", activation="relu", hot=True),
     ]
     for activation in ("none", "relu", "sigmoid", "silu", "gelu", "tanh"):
         cases.append(linear((1, 5, 16), 9, activation, residual=True, activation=activation))
@@ -197,16 +206,23 @@ def _linear_cases() -> list[Case]:
 
 
 def _attention_cases() -> list[Case]:
-    def attention(queries, keys, dim, value_dim, heads):
-        shapes = (act(1, queries, dim), act(1, keys, dim), act(1, keys, value_dim))
-        attrs = {"heads": heads, "scale": (dim // heads) ** -0.5}
-        return Case("attention", shapes, attrs, f"{keys} keys", bf16=1e-5)
+    def attention(queries, keys, dim, value_dim, heads, q=act, kv=act, label="", hot=False):
+        shapes = (q(1, queries, dim), kv(1, keys, dim), kv(1, keys, value_dim))
+        attrs = {"heads": heads, "scale": 4 * (dim // heads) ** -0.5}
+        return Case("attention", shapes, attrs, label or f"{keys} keys", bf16=1e-5, hot=hot)
 
     return [
         attention(1, 1, 1, 1, 1),
         attention(3, 5, 21, 9, 3),
         attention(24, 24, 64, 64, 8),
         attention(7, 65, 34, 17, 1),
+        attention(65, 257, 66, 102, 3),
+        attention(31, 1023, 32, 33, 1),
+        attention(50, 64, 96, 96, 2),
+        attention(13, 130, 32, 32, 4, q=const, label="constant query"),
+        attention(13, 130, 32, 32, 4, kv=const, label="constant keys"),
+        attention(256, 256, 256, 256, 8, label="ADTR", hot=True),
+        attention(577, 577, 768, 768, 12, label="ViT-B", hot=True),
     ]
 
 
@@ -366,6 +382,9 @@ def _elementwise_cases() -> list[Case]:
             ):
                 case = Case(op, (act(*shape), b), {}, label, f32=1e-6, bf16=1.2e-2)
                 cases.append(case)
+    for shape in ((1, 7, 5, 3), (1, 65, 3, 1), (1, 1, 9, 7), (1, 33, 1, 1)):
+        gate = act(1, shape[1], 1, 1)
+        cases.append(Case("mul", (act(*shape), gate), {}, "gate", f32=1e-6, bf16=1.2e-2))
     return cases
 
 
@@ -379,6 +398,14 @@ def _shape_cases() -> list[Case]:
     ):
         operands = tuple(act(*shape[:axis], part, *shape[axis + 1 :]) for part in parts)
         cases.append(Case("concat", operands, {"axis": axis}, f"axis {axis}"))
+    pair = (act(1, 3, 7), const(1, 1, 7), act(1, 5, 7))
+    cases.append(Case("concat", pair, {"axis": 1}, "constant"))
+    for shape in _MAPS:
+        cases.append(Case("tokens", (act(1, *shape),)))
+        attrs = {"height": shape[1], "width": shape[2]}
+        cases.append(Case("feature_map", (act(1, shape[1] * shape[2], shape[0]),), attrs))
+    for shape, wanted in (((1, 3, 8), (3, 8)), ((24,), (1, 4, 6)), ((1, 1), (1,))):
+        cases.append(Case("view", (act(*shape),), {"shape": list(wanted)}))
     for shape, axis, start, end in (
         ((1, 9, 7), 1, 2, 5),
         ((1, 9, 65), 2, 1, 18),

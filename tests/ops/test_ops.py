@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from cases import CASES, Case, act, const
 
+import adfast
 from adfast import _core
 from adfast.compiler import ops, reference
+from adfast.compiler.graph import Graph
 from adfast.compiler.writer import write_test_plan
 
 
@@ -123,3 +125,25 @@ def test_instruction_sets_differ_by_rounding_only(tmp_path, request):
     scalar = run(case, arrays, tmp_path, isa="scalar")
     for role in first:
         np.testing.assert_allclose(first[role], scalar[role], rtol=1e-4)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_attention_on_several_threads_gives_the_same_bits(heads, tmp_path):
+    """Heads are shared out where they divide evenly, queries otherwise."""
+    graph = Graph("attention")
+    frame = {"resize": [25, 31], "crop": [25, 31], "scale": [0.01] * 3, "bias": [0.0] * 3}
+    (x,) = graph.add("tokens", graph.add("frame", [], frame))
+    (x,) = graph.add("attention", [x, x, x], {"heads": heads, "scale": 1.0})
+    (x,) = graph.add("feature_map", [x], {"height": 25, "width": 31})
+    (x,) = graph.add("reduce_sum", [x], {"axes": [1]})
+    graph.output("map", x)
+    graph.output("score", graph.add("reduce_max", [x], {"axes": [1, 2, 3], "keepdims": 0})[0])
+    path = tmp_path / "attention.plan"
+    write_test_plan(path, graph)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    # Two lanes share the threads: 4 and 6 give an operator 2 and 3.
+    one, *others = (
+        adfast.load(path, threads=threads, precision="f32").predict(image).network_map
+        for threads in (1, 4, 6)
+    )
+    assert all(np.array_equal(one, other) for other in others)

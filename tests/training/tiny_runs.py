@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 
 CONFIG = {"backbone": "resnet18", "crop": [32, 32], "resize": [36, 36], "groups": 2, "dim": 16}
+ADTR = {"backbone": "resnet18", "crop": [32, 32], "resize": [32, 32], "levels": [1, 2], "dim": 16}
+ADTR |= {"blocks": 1, "heads": 2, "hidden": 24}
 
 
 def make_images(root: Path, count: int = 10, side: int = 40) -> Path:

@@ -59,6 +59,11 @@ class CpuBackend final : public Backend {
         return shape.size() == 4 ? device_.features : DType::f32;
       case Op::Result::as_first:
         return inputs.empty() || inputs[0] == nullptr ? DType::f32 : inputs[0]->dtype;
+      case Op::Result::product:
+        // A gated feature map is one; a product of two maps is part of a score.
+        return inputs[1] != nullptr && !inputs[1]->constant && inputs[1]->shape != shape
+                   ? inputs[0]->dtype
+                   : DType::f32;
       case Op::Result::sum:
         // The sum of two narrow feature maps may be narrow; a difference may not (it cancels).
         for (const Tensor* input : inputs) {

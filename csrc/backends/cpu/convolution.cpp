@@ -2,6 +2,7 @@
 #include <array>
 
 #include "backends/cpu/onednn.h"
+#include "core/frame.h"
 
 namespace adfast::cpu {
 namespace {
@@ -108,6 +109,27 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
                                           std::move(constants), std::move(slots), flops);
 }
 
+// The mean pool over a score map. oneDNN's pooling vectorises over channels, and there is one.
+std::unique_ptr<Operator> make_box_filter(const Device& device, const Shape& x,
+                                          const Window& window) {
+  kernels::BoxFilterArgs args{};
+  args.height = static_cast<int32_t>(x[2]);
+  args.width = static_cast<int32_t>(x[3]);
+  args.kernel_height = static_cast<int32_t>(window.kernel[0]);
+  args.kernel_width = static_cast<int32_t>(window.kernel[1]);
+  args.row_end = args.height - args.kernel_height + 1;
+  const auto run = device.kernels->box_filter;
+  const double sums = static_cast<double>(args.row_end) * args.width;
+  return kernel_operator(device, sums * (args.kernel_height + args.kernel_width),
+                         args.width * sizeof(float), [run, args](const Binding& binding) {
+                           kernels::BoxFilterArgs bound = args;
+                           bound.src = static_cast<const float*>(binding.inputs[0]);
+                           bound.dst = static_cast<float*>(binding.outputs[0]);
+                           bound.scratch = static_cast<float*>(binding.scratch);
+                           return [run, bound] { run(bound); };
+                         });
+}
+
 std::unique_ptr<Operator> make_pool(const OperatorRequest& request, const Device& device,
                                     dnnl::algorithm algorithm) {
   const Node& node = request.node;
@@ -120,6 +142,12 @@ std::unique_ptr<Operator> make_pool(const OperatorRequest& request, const Device
             "padding must be smaller than the window");
   }
   require_result(request, 0, y);
+  const std::vector<int64_t> one = {1, 1}, none = {0, 0};
+  if (algorithm != dnnl::algorithm::pooling_max && x[1] == 1 && window.strides == one &&
+      window.begin == none && window.end == none && request.inputs[0]->dtype == DType::f32 &&
+      x[2] <= max_frame_side && x[3] <= max_frame_side) {
+    return make_box_filter(device, x, window);
+  }
   const auto type = onednn_type(request.inputs[0]->dtype);
   const memory::desc x_desc(x, type, Tag::nhwc), y_desc(y, type, Tag::nhwc);
   dnnl::primitive_attr attr;

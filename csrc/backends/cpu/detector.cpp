@@ -1,4 +1,7 @@
 // The detectors' fused pieces: the frame's way in, attention over pixels and tokens, score maps.
+#include <omp.h>
+
+#include <algorithm>
 #include <array>
 
 #include "backends/cpu/backend.h"
@@ -258,6 +261,28 @@ std::unique_ptr<Operator> make_gaussian_blur(const OperatorRequest& request, con
       });
 }
 
+// Each thread takes its share of every head's queries, or whole heads where they divide evenly:
+// their keys are then packed once. A few tokens are done sooner than threads are woken.
+void run_attention(void (*run)(const kernels::AttentionArgs&), const kernels::AttentionArgs& args,
+                   size_t room, int threads) {
+  constexpr int64_t worth_waking = int64_t{1} << 20;
+  const bool small = args.queries * args.keys * (args.dim + args.value_dim) < worth_waking;
+  const int64_t parts = small ? 1 : std::min(threads, omp_get_max_threads());
+  const bool whole = args.heads % parts == 0;
+#pragma omp parallel for num_threads(static_cast<int>(parts)) schedule(static) if (parts > 1)
+  for (int64_t part = 0; part < parts; ++part) {
+    kernels::AttentionArgs mine = args;
+    mine.scratch += part * room;
+    mine.head_begin = whole ? args.heads * part / parts : 0;
+    mine.head_end = whole ? args.heads * (part + 1) / parts : args.heads;
+    mine.query_begin = whole ? 0 : args.queries * part / parts;
+    mine.query_end = whole ? args.queries : args.queries * (part + 1) / parts;
+    const uint32_t control = kernels::flush_denormals();
+    run(mine);
+    kernels::restore_denormals(control);
+  }
+}
+
 std::unique_ptr<Operator> make_attention(const OperatorRequest& request, const Device& device) {
   const Node& node = request.node;
   const Shape& q = request.inputs[0]->shape;
@@ -271,10 +296,12 @@ std::unique_ptr<Operator> make_attention(const OperatorRequest& request, const D
           "expected q [1,tq,d], k [1,tk,d], v [1,tk,dv], widths divisible by heads = " +
               std::to_string(heads) + ", got " + to_string(q) + ", " + to_string(k) + ", " +
               to_string(v));
-  for (const Tensor* tensor : request.inputs) {
-    require(!tensor->constant, node, "q, k and v must be computed, not constant");
-  }
   require_result(request, 0, {1, q[1], v[2]});
+  // Constant ones: a learned query.
+  std::array<std::vector<float>, 3> constants;
+  for (size_t i = 0; i < 3; ++i) {
+    if (request.inputs[i]->constant) constants[i] = floats(*request.inputs[i]);
+  }
   kernels::AttentionArgs args{};
   args.queries = q[1];
   args.keys = k[1];
@@ -282,18 +309,26 @@ std::unique_ptr<Operator> make_attention(const OperatorRequest& request, const D
   args.value_dim = v[2];
   args.heads = heads;
   args.scale = real(node, "scale");
+  const size_t room =
+      (kernels::attention_scratch(args.keys, args.dim / heads, args.value_dim / heads) + 15) / 16 *
+      16;
+  const int threads = omp_get_max_threads();
   const auto run = device.kernels->attention;
-  return kernel_operator(device, 2.0 * q[1] * k[1] * (q[2] + v[2]),
-                         kernels::attention_scratch(args.keys) * sizeof(float),
-                         [run, args](const Binding& binding) {
-                           kernels::AttentionArgs bound = args;
-                           bound.q = static_cast<const float*>(binding.inputs[0]);
-                           bound.k = static_cast<const float*>(binding.inputs[1]);
-                           bound.v = static_cast<const float*>(binding.inputs[2]);
-                           bound.out = static_cast<float*>(binding.outputs[0]);
-                           bound.scratch = static_cast<float*>(binding.scratch);
-                           return [run, bound] { run(bound); };
-                         });
+  return kernel_operator(
+      device, 2.0 * q[1] * k[1] * (q[2] + v[2]), threads * room * sizeof(float),
+      [run, args, constants, room, threads](const Binding& binding) {
+        const auto operand = [&](size_t i) {
+          return constants[i].empty() ? static_cast<const float*>(binding.inputs[i])
+                                      : constants[i].data();
+        };
+        kernels::AttentionArgs bound = args;
+        bound.q = operand(0);
+        bound.k = operand(1);
+        bound.v = operand(2);
+        bound.out = static_cast<float*>(binding.outputs[0]);
+        bound.scratch = static_cast<float*>(binding.scratch);
+        return [run, bound, room, threads] { run_attention(run, bound, room, threads); };
+      });
 }
 
 }  // namespace

@@ -29,7 +29,8 @@ std::unique_ptr<Operator> make_unary(const OperatorRequest& request, const Devic
                          });
 }
 
-// b may be a scalar, a vector along the channels, or of a's shape.
+// b may be a scalar, a vector along the channels, or of a's shape. The vector is a constant, or the
+// gate of a squeeze-and-excite block.
 int64_t broadcast_count(const OperatorRequest& request) {
   const Shape& a = request.inputs[0]->shape;
   const Tensor& b = *request.inputs[1];
@@ -37,7 +38,8 @@ int64_t broadcast_count(const OperatorRequest& request) {
   const int64_t channels = a.empty() ? 1 : a.size() == 4 ? a[1] : a.back();
   const Shape vector = a.size() == 4 ? Shape{1, channels, 1, 1} : Shape{channels};
   const int64_t count = element_count(b.shape);
-  require(b.constant && (count == 1 || b.shape == vector), request.node,
+  const bool gate = request.node.op == "mul" && a.size() == 4 && b.shape == vector;
+  require((b.constant && (count == 1 || b.shape == vector)) || gate, request.node,
           "second input: expected " + to_string(a) + ", a constant scalar or a constant " +
               to_string(vector) + ", got " + to_string(b.shape));
   return count;
@@ -170,9 +172,10 @@ std::vector<Op> elementwise_ops() {
   }
   // Squares, differences, products and quotients stay in f32: they are what scores are made of.
   ops.push_back({"square", 1, 1, 1, {any}, Op::Result::f32, make_unary});
-  for (const char* name : {"sub", "mul", "div"}) {
+  for (const char* name : {"sub", "div"}) {
     ops.push_back({name, 2, 2, 1, {any}, Op::Result::f32, make_binary});
   }
+  ops.push_back({"mul", 2, 2, 1, {any}, Op::Result::product, make_binary});
   for (const char* name : {"add", "max", "min"}) {
     ops.push_back({name, 2, 2, 1, {any}, Op::Result::sum, make_binary});
   }

@@ -1,4 +1,4 @@
-// Moving elements: concatenation, slices, resizing.
+// Moving elements: concatenation, slices, resizing; and not moving them: pixels as tokens.
 #include <cstring>
 
 #include "backends/cpu/backend.h"
@@ -46,13 +46,17 @@ std::unique_ptr<Operator> make_concat(const OperatorRequest& request, const Devi
   Shape sum = result.shape;
   sum[axis] = 0;
   std::vector<Piece> pieces;
+  std::vector<std::vector<float>> constants(request.inputs.size());
   for (size_t i = 0; i < request.inputs.size(); ++i) {
     const Tensor* input = request.inputs[i];
-    require(input != nullptr && !input->constant && input->dtype == result.dtype, node,
-            "input " + std::to_string(i) + " must be computed and of the result's type");
+    require(input != nullptr && input->dtype == result.dtype, node,
+            "input " + std::to_string(i) + " must be of the result's type");
+    require(!input->constant || result.shape.size() == 3, node,
+            "input " + std::to_string(i) + " is constant: only tokens may be");
     Shape expected = result.shape;
     expected[axis] = input->shape.size() == result.shape.size() ? input->shape[axis] : -1;
     require_shape(request, i, expected);
+    if (input->constant) constants[i] = floats(*input);
     const Strip part = strip_of(input->shape, axis);
     pieces.push_back({static_cast<size_t>(part.axis * part.inner) * element,
                       static_cast<size_t>(sum[axis] * whole.inner) * element});
@@ -60,9 +64,12 @@ std::unique_ptr<Operator> make_concat(const OperatorRequest& request, const Devi
   }
   require_result(request, 0, sum);
   const size_t row = static_cast<size_t>(whole.axis * whole.inner) * element;
-  return kernel_operator(device, 0, 0, [pieces, row, outer = whole.outer](const Binding& binding) {
-    return [pieces, row, outer, inputs = binding.inputs,
-            out = static_cast<std::byte*>(binding.outputs[0])] {
+  const auto bind = [pieces, row, constants, outer = whole.outer](const Binding& binding) {
+    std::vector<const void*> inputs(binding.inputs.begin(), binding.inputs.end());
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (!constants[i].empty()) inputs[i] = constants[i].data();
+    }
+    return [pieces, row, outer, inputs, out = static_cast<std::byte*>(binding.outputs[0])] {
       for (size_t i = 0; i < pieces.size(); ++i) {
         const auto* in = static_cast<const std::byte*>(inputs[i]);
         for (int64_t o = 0; o < outer; ++o) {
@@ -70,7 +77,8 @@ std::unique_ptr<Operator> make_concat(const OperatorRequest& request, const Devi
         }
       }
     };
-  });
+  };
+  return kernel_operator(device, 0, 0, bind);
 }
 
 std::unique_ptr<Operator> make_slice(const OperatorRequest& request, const Device& device) {
@@ -97,6 +105,53 @@ std::unique_ptr<Operator> make_slice(const OperatorRequest& request, const Devic
       }
     };
   });
+}
+
+std::unique_ptr<Operator> copy(const OperatorRequest& request, const Device& device,
+                               const Shape& expected) {
+  require_result(request, 0, expected);
+  const Tensor& x = *request.inputs[0];
+  const kernels::UnaryArgs args{kernels::Unary::identity,
+                                nullptr,
+                                kernel_type(x.dtype),
+                                nullptr,
+                                kernel_type(request.outputs[0]->dtype),
+                                element_count(x.shape)};
+  const auto run = device.kernels->unary;
+  return kernel_operator(device, 0, 0, [run, args](const Binding& binding) {
+    kernels::UnaryArgs bound = args;
+    bound.x = binding.inputs[0];
+    bound.out = binding.outputs[0];
+    return [run, bound] { run(bound); };
+  });
+}
+
+std::unique_ptr<Operator> make_tokens(const OperatorRequest& request, const Device& device) {
+  const Shape& x = request.inputs[0]->shape;
+  require(x.size() == 4 && x[0] == 1, request.node,
+          "input 0: expected [1,C,H,W], got " + to_string(x));
+  return copy(request, device, {1, x[2] * x[3], x[1]});
+}
+
+std::unique_ptr<Operator> make_feature_map(const OperatorRequest& request, const Device& device) {
+  const Node& node = request.node;
+  const Shape& x = request.inputs[0]->shape;
+  const int64_t height = node.attrs.integer("height"), width = node.attrs.integer("width");
+  require(x.size() == 3 && x[0] == 1 && height >= 1 && width >= 1 && height <= x[1] &&
+              width <= x[1] && x[1] == height * width,
+          node,
+          "input 0: expected [1," + std::to_string(height) + "*" + std::to_string(width) +
+              ",C], got " + to_string(x));
+  return copy(request, device, {1, x[2], height, width});
+}
+
+std::unique_ptr<Operator> make_view(const OperatorRequest& request, const Device& device) {
+  const Shape& x = request.inputs[0]->shape;
+  const Shape& y = request.outputs[0]->shape;
+  require(x.size() != 4 && y.size() != 4 && element_count(x) == element_count(y) &&
+              request.node.attrs.integers("shape") == y,
+          request.node, "cannot read " + to_string(x) + " as " + to_string(y));
+  return copy(request, device, y);
 }
 
 std::unique_ptr<Operator> make_resize_bilinear(const OperatorRequest& request,
@@ -134,6 +189,10 @@ std::vector<Op> shape_ops() {
   return {
       {"concat", 1, 1024, 1, {features}, Op::Result::features, make_concat},
       {"slice", 1, 1, 1, {}, Op::Result::as_first, make_slice},
+      // The bytes of a feature map are its tokens', but for their type.
+      {"tokens", 1, 1, 1, {any}, Op::Result::f32, make_tokens},
+      {"feature_map", 1, 1, 1, {f32}, Op::Result::as_first, make_feature_map},
+      {"view", 1, 1, 1, {}, Op::Result::as_first, make_view},
       {"resize_bilinear", 1, 1, 1, {f32}, Op::Result::f32, make_resize_bilinear},
   };
 }

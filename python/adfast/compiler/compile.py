@@ -206,8 +206,9 @@ def _refuse_leftovers(graph: Graph) -> None:
     from adfast.compiler.ops import table
 
     hints = {
-        "reshape": "tokens cannot be made from feature maps outside the adfast functions",
+        "reshape": "the engine does not move elements, it takes pixels as tokens and back",
         "transpose": "the engine has no transposition",
+        "pad": "only convolutions and average pools can be padded",
         "erf": "only GELU uses it",
         "batch_norm": "only [B,C,H,W] and [B,C] can be normalised",
     }

@@ -213,6 +213,24 @@ def _conv(call: Call) -> Value:
     return call.add("conv2d", [x, call.value(1), bias], groups=call.attrs.get("group", 1), **attrs)
 
 
+@_onnx("Pad")
+def _pad(call: Call) -> Value:
+    x = call.value(0)
+    mode = call.attrs.get("mode", "constant")
+    fill = call.optional_constant(2, "fill value")
+    if mode != "constant" or len(x.shape) != 4 or (fill is not None and fill.any()):
+        raise Unsupported(f"mode {mode!r} of shape {x.shape}; only zeros around [B,C,H,W]")
+    axes = call.optional_constant(3, "axes")
+    axes = range(4) if axes is None else [int(axis) % 4 for axis in axes]
+    given = call.constant(1, "pads").reshape(2, -1)
+    begin, end = (
+        {**dict.fromkeys(range(4), 0), **dict(zip(axes, row, strict=True))} for row in given
+    )
+    if any(begin[axis] or end[axis] for axis in (0, 1)):
+        raise Unsupported("only height and width can be padded")
+    return call.add("pad", [x], pads=[begin[2], begin[3], end[2], end[3]])
+
+
 @_onnx("MaxPool")
 def _max_pool(call: Call) -> Value:
     if len([name for name in call.node.output if name]) > 1:
@@ -415,6 +433,10 @@ def _combine(call: Call, op: str, a: Value, b: Value) -> Value:
         elif op == "div":
             raise Unsupported("a constant divided by an activation is not available")
     shape = np.broadcast_shapes(a.shape, b.shape)
+    if op == "mul" and a.shape != shape == b.shape and not b.is_constant:
+        a, b = b, a
+    if op == "mul" and len(shape) == 4 and not b.is_constant and b.shape == (*shape[:2], 1, 1):
+        return call.add(op, [a, b])
     if shape != a.shape:
         a = _matched(call, a, shape)
     if b.is_constant:

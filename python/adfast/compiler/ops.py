@@ -50,6 +50,7 @@ class Op:
     infer: Callable[[list[Value | None], Mapping[str, Any]], list[Shape]]
     variadic: bool = False
     engine: bool = True
+    mixed: bool = False  # any operand may be a constant or an activation
 
 
 table: dict[str, Op] = {}
@@ -118,7 +119,7 @@ def expect_activations(op: str, inputs: Sequence[Value | None]) -> None:
     names = [each.name for each in entry.inputs]
     for index, value in enumerate(inputs):
         name = "input" if entry.variadic else names[index]
-        if value is None or not value.is_constant:
+        if value is None or not value.is_constant or entry.mixed:
             continue
         if entry.variadic or not (entry.inputs[index].constant or names == ["a", "b"]):
             raise CompileError(f"{op}: {name} is the constant {value!r}, expected an activation")
@@ -371,8 +372,10 @@ def _elementwise(op):
         spread = b.is_constant and b.shape in ((), (1,), channels)
         # The engine stores feature maps channels-last, and their constants not at all.
         whole = a.shape == b.shape and not (b.is_constant and len(a.shape) == 4)
+        # Squeeze and excite: a feature map by one activation for each channel.
+        gate = op == "mul" and len(a.shape) == 4 and b.shape == channels
         _expect(
-            whole or spread,
+            whole or spread or gate,
             f"{op}: {a!r} and {b!r}; expected activations of one shape, or a constant that is a "
             f"scalar or has one number for each channel, {list(channels)}",
         )
@@ -391,6 +394,10 @@ def _concat(inputs, attrs):
     for value in inputs:
         expected = (*first[:axis], *value.shape[axis : axis + 1], *first[axis + 1 :])
         _expect_shape("concat", "input", value, expected)
+        _expect(
+            len(first) == 3 or not value.is_constant,
+            f"concat: input is the constant {value!r}; expected activations, or tokens",
+        )
     total = sum(value.shape[axis] for value in inputs)
     return [(*first[:axis], total, *first[axis + 1 :])]
 
@@ -432,6 +439,36 @@ def _resize(inputs, attrs):
     return [(1, shape[1], height, width)]
 
 
+def _tokens(inputs, attrs):
+    _, channels, height, width = _expect_map("tokens", "x", inputs[0])
+    return [(1, height * width, channels)]
+
+
+def _feature_map(inputs, attrs):
+    shape, height, width = inputs[0].shape, attrs["height"], attrs["width"]
+    _expect(
+        len(shape) == 3 and shape[0] == 1 and height >= 1 and shape[1] == height * width,
+        f"feature_map: x has shape {shape}, expected [1,{height * width},C] for {height}x{width}",
+    )
+    return [(1, shape[2], height, width)]
+
+
+def _view(inputs, attrs):
+    old, new = inputs[0].shape, tuple(attrs["shape"])
+    _expect(
+        math.prod(old) == math.prod(new) and 4 not in (len(old), len(new)),
+        f"view: {old} into {new}; expected as many elements, and no feature map",
+    )
+    return [new]
+
+
+def _pad(inputs, attrs):
+    shape = _expect_map("pad", "x", inputs[0])
+    top, left, bottom, right = attrs["pads"]
+    _expect(min(attrs["pads"]) >= 0, f"pad: pads are {attrs['pads']}, expected none below 0")
+    return [(1, shape[1], shape[2] + top + bottom, shape[3] + left + right)]
+
+
 def _batch_norm(inputs, attrs):
     shape = inputs[0].shape
     _expect(len(shape) >= 2, f"batch_norm: x has shape {shape}, expected [1,C,..]")
@@ -459,6 +496,7 @@ def _define(
     *,
     variadic: bool = False,
     engine: bool = True,
+    mixed: bool = False,
     **attrs: tuple | str,
 ) -> None:
     """Enter an op; inputs as in "x weight:const bias:const?", a "?" marks an optional one."""
@@ -469,7 +507,7 @@ def _define(
     types = {
         key: Attr(*((value,) if isinstance(value, str) else value)) for key, value in attrs.items()
     }
-    table[name] = Op(name, tuple(parsed), types, infer, variadic, engine)
+    table[name] = Op(name, tuple(parsed), types, infer, variadic, engine, mixed)
 
 
 _WINDOW = {"strides": ("i[2]", [1, 1]), "pads": ("i[4]", [0, 0, 0, 0])}
@@ -493,7 +531,7 @@ _define(
     "avg_pool2d", "x", _pool("avg_pool2d"), kernel="i[2]", **_WINDOW, count_include_pad=("i", 0)
 )
 _define("linear", "x weight:const bias:const? residual?", _linear, activation=("s", "none"))
-_define("attention", "q k v", _attention, heads=("i", 1), scale="f")
+_define("attention", "q k v", _attention, mixed=True, heads=("i", 1), scale="f")
 _define("token_attention", "x weight:const bias:const?", _token_attention, scale="f")
 _define(
     "projector_attention",
@@ -516,7 +554,11 @@ for _name in ("relu", "sigmoid", "silu", "gelu", "tanh", "sqrt", "exp", "abs", "
     _define(_name, "x", _same)
 for _name in ("add", "sub", "mul", "div", "max", "min"):
     _define(_name, "a b", _elementwise(_name))
-_define("concat", "", _concat, variadic=True, axis="i")
+# Between feature maps and tokens nothing moves: both lie in memory pixel by pixel.
+_define("tokens", "x", _tokens)
+_define("feature_map", "x", _feature_map, height="i", width="i")
+_define("view", "x", _view, shape="i[]")
+_define("concat", "", _concat, variadic=True, mixed=True, axis="i")
 _define("slice", "x", _slice, axis="i", start="i", end="i")
 for _name in ("reduce_mean", "reduce_sum", "reduce_max"):
     _define(_name, "x", _reduce(_name), axes="i[]", keepdims=("i", 1))
@@ -527,6 +569,7 @@ _define("identity", "x", _same, engine=False)
 _define("erf", "x", _same, engine=False)
 _define("reshape", "x", _reshape, engine=False, shape="i[]")
 _define("transpose", "x", _transpose, engine=False, order="i[]")
+_define("pad", "x", _pad, engine=False, pads="i[4]")  # with zeros
 _define(
     "batch_norm",
     "x gamma:const beta:const mean:const variance:const",

@@ -300,6 +300,27 @@ def _resize_bilinear(x, height, width, align_corners):
 
 
 @_op
+def _tokens(x):
+    return x.reshape(1, x.shape[1], -1).transpose(0, 2, 1)
+
+
+@_op
+def _feature_map(x, height, width):
+    return x.transpose(0, 2, 1).reshape(1, -1, height, width)
+
+
+@_op
+def _view(x, shape):
+    return x.reshape(shape)
+
+
+@_op
+def _pad(x, pads):
+    top, left, bottom, right = pads
+    return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+
+
+@_op
 def _reshape(x, shape):
     return x.reshape(shape)
 

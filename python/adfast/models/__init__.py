@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
 from adfast.errors import ModelError
 
-MODELS = ("gtrans",)
+# Name of the model, which is that of its file: its class. The config is the class with "Config".
+MODELS = {"gtrans": "GTrans", "adtr": "ADTR", "adtr_plus": "ADTRPlus", "saae": "SAAE"}
+
+
+def model_class(name: str) -> type:
+    """Return the class of a model; a ModelError names the models there are."""
+    return _member(name, "")
 
 
 def config_class(name: str) -> type:
     """Return the config dataclass of a model; a ModelError names the models there are."""
-    if name == "gtrans":
-        from adfast.models.gtrans import GTransConfig
+    return _member(name, "Config")
 
-        return GTransConfig
-    raise ModelError(f"model is {name!r}; choose one of {', '.join(MODELS)}")
+
+def _member(name: str, suffix: str) -> type:
+    if name not in MODELS:
+        raise ModelError(f"model is {name!r}; choose one of {', '.join(MODELS)}")
+    return getattr(importlib.import_module(f"adfast.models.{name}"), MODELS[name] + suffix)
 
 
 def create(name: str, config=None, **options):
@@ -33,9 +42,7 @@ def create(name: str, config=None, **options):
     cls = config_class(name)
     if not isinstance(config, cls):
         config = cls.from_dict(config or {})
-    from adfast.models.gtrans import GTrans
-
-    return GTrans(config, **options)
+    return model_class(name)(config, **options)
 
 
 def load_run(run_dir: str | Path):

@@ -1,15 +1,17 @@
-"""ResNet trunks up to layer3, and the ways their weights arrive.
+"""Frozen convolutional backbones, and the ways their weights arrive.
 
-The trunks are timm's (`features_only`), cut after layer3: output strides 4, 8 and 16.
+They are timm's (`features_only`): a list of feature maps, from fine to coarse, cut after the last
+one that is used.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +20,15 @@ from torch import Tensor, nn
 
 from adfast.errors import ModelError
 
-# Name of the backbone: channels of layer1..layer3, timm's tag of torchvision's ImageNet weights.
-BACKBONES = {
-    "resnet18": ((64, 128, 256), "resnet18.tv_in1k"),
-    "resnet34": ((64, 128, 256), "resnet34.tv_in1k"),
-    "wide_resnet50_2": ((256, 512, 1024), "wide_resnet50_2.tv_in1k"),
+# timm's tag of the ImageNet weights that the papers use, where timm's own choice is another:
+# torchvision's for the ResNets, the ported AutoAugment ones for the EfficientNets.
+TAGS = {
+    "resnet18": "tv_in1k",
+    "resnet34": "tv_in1k",
+    "wide_resnet50_2": "tv_in1k",
+    **{f"tf_efficientnet_b{i}": "aa_in1k" for i in range(8)},
 }
-STRIDES = (4, 8, 16)
+STRIDES = (2, 4, 8, 16, 32)
 
 _library: torch.library.Library | None = None  # keeps the declarations below alive
 
@@ -56,30 +60,41 @@ def import_timm():
     return timm
 
 
-def create_backbone(name: str, *, pretrained: bool = False) -> nn.Module:
-    """Build a trunk: image [B, 3, H, W] -> list of the outputs of layer1, layer2, layer3.
+def create_backbone(
+    name: str, levels: Sequence[int] | None = None, *, pretrained: bool = False
+) -> nn.Module:
+    """Build a trunk: image [B, 3, H, W] -> list of feature maps [B, C_l, H_l, W_l].
 
     Args:
-        name: a key of `BACKBONES`.
+        name: of a convolutional model of timm, with or without the tag of its weights.
+        levels: which of its feature levels, counted from the finest; None takes those of the
+            strides 2, 4, 8, 16 and 32 that it has. What follows the last one is cut off.
         pretrained: fetch the ImageNet weights from the hub (needs a network or a filled cache).
 
     Raises:
-        ModelError: the name is unknown, or the weights cannot be fetched.
+        ModelError: the name is unknown, the model has no such levels, or the weights cannot be
+            fetched.
     """
-    if name not in BACKBONES:
-        raise ModelError(f"backbone is {name!r}; choose one of {', '.join(BACKBONES)}")
     timm = import_timm()
-    tag = BACKBONES[name][1] if pretrained else name
+    tag = tag_of(name) if pretrained else name
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 5)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ModelError(f"backbone is {name!r}, expected the name of a model of timm{hint}")
     if pretrained:
         _stop_retries_when_offline()
     try:
-        # layer4 and the classifier are dropped by timm before it hands the module over.
+        if levels is None:
+            levels = _levels(timm, name)
+        # Later stages and the classifier are dropped by timm before it hands the module over.
         return timm.create_model(
-            tag, pretrained=pretrained, features_only=True, out_indices=(1, 2, 3)
+            tag, pretrained=pretrained, features_only=True, out_indices=tuple(levels)
         )
     except Exception as error:
         if not pretrained:
-            raise
+            raise ModelError(
+                f"backbone {name} has no feature maps at levels {levels}: {error}"
+            ) from error
         # Offline the hub client raises one of many types; the remedy is the same for all of them.
         raise ModelError(
             f"cannot fetch the weights {tag} from the hub. On a machine with a network, download "
@@ -87,6 +102,19 @@ def create_backbone(name: str, *, pretrained: bool = False) -> nn.Module:
             "it here and pass --weights FILE; --weights none trains against random features, for "
             f"trying out only. The hub's client says: {type(error).__name__}: {error}"
         ) from error
+
+
+def tag_of(name: str) -> str:
+    """Return timm's name of the weights: resnet18.tv_in1k of resnet18."""
+    return f"{name}.{TAGS[name]}" if name in TAGS else name
+
+
+def _levels(timm, name: str) -> tuple[int, ...]:
+    """Return the last level of each of `STRIDES`."""
+    with torch.device("meta"):
+        info = timm.create_model(name, features_only=True).feature_info
+    last = {stride: level for level, stride in enumerate(info.reduction())}
+    return tuple(last[stride] for stride in STRIDES if stride in last)
 
 
 def _stop_retries_when_offline() -> None:
@@ -136,20 +164,35 @@ def batch_norm_of(conv: str) -> str:
     return f"{head}.{norm}" if head else norm
 
 
-def load_state(backbone: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy a timm or torchvision ResNet state dict into a trunk of `create_backbone`.
+def load_state(backbone: nn.Module, state: Mapping[str, Tensor], source: str, name: str) -> None:
+    """Copy a timm (or torchvision ResNet) state dict of a whole model into a trunk of it.
 
     A convolution with a bias of its own has its BatchNorm folded in already; its BatchNorm here
-    then adds exactly that bias. The classifier, layer4 and `num_batches_tracked` are ignored.
+    then adds exactly that bias. What the trunk was cut off from and `num_batches_tracked` are
+    ignored.
+
+    Args:
+        backbone: from `create_backbone`.
+        state: the tensors of the file.
+        source: the file, for messages.
+        name: of the backbone.
 
     Raises:
         ModelError: lists the keys that are missing, unknown or of another shape.
     """
     wanted = backbone.state_dict()
+    modules = {key for key, _ in backbone.named_modules()}
+    with torch.device("meta"):
+        whole = import_timm().create_model(name)
+    cut = {key for key, _ in whole.named_modules()} - modules
     given = {}
     for key, value in state.items():
         key = key.removeprefix("module.")
-        if not key.startswith(("fc.", "layer4.")) and not key.endswith("num_batches_tracked"):
+        # timm joins the outermost names where it takes a model apart: features_0 of features.0.
+        if key not in wanted and key.replace(".", "_", 1) in wanted:
+            key = key.replace(".", "_", 1)
+        module, _, last = key.rpartition(".")
+        if module not in cut and last != "num_batches_tracked":
             given[key] = value
     for key in [key for key in given if key.endswith(".bias")]:
         conv = key.removesuffix(".bias")
@@ -178,21 +221,24 @@ def load_state(backbone: nn.Module, state: Mapping[str, Tensor], source: str) ->
     backbone.load_state_dict(given, strict=False)
 
 
-def load_backbone(name: str, weights: str) -> tuple[nn.Module, dict]:
+def load_backbone(
+    name: str, weights: str, levels: Sequence[int] | None = None
+) -> tuple[nn.Module, dict]:
     """Build a trunk and fill it.
 
     Args:
-        name: a key of `BACKBONES`.
+        name: see `create_backbone`.
         weights: a file (see `read_tensors`), "hub" (ImageNet weights by timm) or "none" (random).
+        levels: see `create_backbone`.
 
     Returns:
         The trunk and where its weights came from, {"source": str, "sha256": str (files only)}.
     """
     if weights == "hub":
-        return create_backbone(name, pretrained=True), {"source": f"hub:{BACKBONES[name][1]}"}
-    backbone = create_backbone(name)
+        return create_backbone(name, levels, pretrained=True), {"source": f"hub:{tag_of(name)}"}
+    backbone = create_backbone(name, levels)
     if weights == "none":
         return backbone, {"source": "none (random)"}
-    load_state(backbone, read_tensors(weights), str(weights))
+    load_state(backbone, read_tensors(weights), str(weights), name)
     digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     return backbone, {"source": Path(weights).name, "sha256": digest}

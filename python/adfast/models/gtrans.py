@@ -10,7 +10,6 @@ tokens as columns, [d, t]). "Ours" marks what the paper leaves open.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,19 +17,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from adfast.errors import ModelError
 from adfast.models import layers
-from adfast.models.backbones import BACKBONES, STRIDES, create_backbone
+from adfast.models.backbones import create_backbone, load_backbone
+from adfast.models.detector import Config, Detector
 
+# Trunk: channels of its critical layers, the outputs of layer1, layer2 and layer3.
+BACKBONES = {
+    "resnet18": (64, 128, 256),
+    "resnet34": (64, 128, 256),
+    "wide_resnet50_2": (256, 512, 1024),
+}
+LEVELS = (1, 2, 3)
+STRIDES = (4, 8, 16)
 FUSIONS = ("P1", "P2", "P3", "P4", "P5", "P6")
 
 
 @dataclass(frozen=True)
-class GTransConfig:
+class GTransConfig(Config):
     """Every choice of the model. JSON-friendly through `to_dict` and `from_dict`.
 
     Attributes:
-        backbone: trunk of AGN and Trans, a key of `adfast.models.backbones.BACKBONES`.
+        backbone: trunk of AGN and Trans, a key of `BACKBONES`.
         groups: tokens per layer, g.
         dim: width of the tokens, d.
         blocks: encoder blocks and decoder blocks of the TFM, S.
@@ -62,45 +69,38 @@ class GTransConfig:
     gaussian_sigma: float | None = None
     gaussian_truncate: float = 4.0
 
+    name = "gtrans"
+
     def __post_init__(self) -> None:
         """Resolve defaults and refuse values that cannot work.
 
         Raises:
             ModelError: names the field, its value and what it may be.
         """
-        for field in ("alpha_scale", "resize", "crop", "mean", "std"):
-            value = getattr(self, field)
-            if value is not None:
-                object.__setattr__(self, field, tuple(value))
+        self.make_tuples("alpha_scale", "resize", "crop", "mean", "std")
         if self.gaussian_sigma is None:
             object.__setattr__(self, "gaussian_sigma", 4.0 * min(self.crop) / 224)
-        rules = {
-            "backbone": (self.backbone in BACKBONES, "one of " + ", ".join(BACKBONES)),
-            "groups": (self.groups >= 1, "at least 1"),
-            "dim": (self.dim >= 1, "at least 1"),
-            "blocks": (self.blocks >= 1, "at least 1"),
-            "mapper_source": (self.mapper_source in ("decoder", "encoder"), "decoder or encoder"),
-            "fusion": (self.fusion in FUSIONS, "one of " + ", ".join(FUSIONS)),
-            "alpha_scale": (
-                self.alpha_scale is None
-                or (len(self.alpha_scale) == 3 and min(self.alpha_scale) > 0),
-                "three positive numbers",
-            ),
-            "crop": (len(self.crop) == 2 and min(self.crop) >= 32, "two sides of at least 32"),
-            "resize": (
-                len(self.resize) == 2 and all(map(int.__ge__, self.resize, self.crop)),
-                f"at least the crop {list(self.crop)}",
-            ),
-            "mean": (len(self.mean) == 3, "three numbers"),
-            "std": (len(self.std) == 3 and min(self.std) > 0, "three positive numbers"),
-            "gaussian_sigma": (self.gaussian_sigma > 0, "positive"),
-            "gaussian_truncate": (self.gaussian_truncate > 0, "positive"),
-        }
-        for field, (good, expected) in rules.items():
-            if not good:
-                raise ModelError(
-                    f"[gtrans] {field} is {getattr(self, field)!r}, expected {expected}"
-                )
+        self.check(
+            {
+                "backbone": (self.backbone in BACKBONES, "one of " + ", ".join(BACKBONES)),
+                "groups": (self.groups >= 1, "at least 1"),
+                "dim": (self.dim >= 1, "at least 1"),
+                "blocks": (self.blocks >= 1, "at least 1"),
+                "mapper_source": (
+                    self.mapper_source in ("decoder", "encoder"),
+                    "decoder or encoder",
+                ),
+                "fusion": (self.fusion in FUSIONS, "one of " + ", ".join(FUSIONS)),
+                "alpha_scale": (
+                    self.alpha_scale is None
+                    or (len(self.alpha_scale) == 3 and min(self.alpha_scale) > 0),
+                    "three positive numbers",
+                ),
+                "gaussian_sigma": (self.gaussian_sigma > 0, "positive"),
+                "gaussian_truncate": (self.gaussian_truncate > 0, "positive"),
+            }
+        )
+        self.check_frame(smallest=32)
 
     @property
     def gaussian_radius(self) -> int:
@@ -111,25 +111,12 @@ class GTransConfig:
     @property
     def channels(self) -> tuple[int, int, int]:
         """Channels c_l of the three critical layers."""
-        return BACKBONES[self.backbone][0]
+        return BACKBONES[self.backbone]
 
     @property
     def map_sizes(self) -> list[tuple[int, int]]:
         """Height and width of the three critical layers, e.g. 56, 28 and 14 squared at 224."""
         return [tuple(math.ceil(side / stride) for side in self.crop) for stride in STRIDES]
-
-    def to_dict(self) -> dict:
-        """Return the fields as JSON types; `from_dict` reads them back."""
-        pairs = dataclasses.asdict(self).items()
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in pairs}
-
-    @classmethod
-    def from_dict(cls, fields: dict) -> GTransConfig:
-        """Make a config from `to_dict`'s result; refuses unknown keys with a ModelError."""
-        unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise ModelError(f"[gtrans] unknown config fields: {', '.join(unknown)}")
-        return cls(**fields)
 
 
 class Tokenizer(nn.Module):
@@ -219,7 +206,7 @@ class Mapper(nn.Module):
         )
 
 
-class GTrans(nn.Module):
+class GTrans(Detector):
     """The whole model. AGN is frozen and in eval mode, whatever `train()` says.
 
     Args:
@@ -228,12 +215,12 @@ class GTrans(nn.Module):
             to be filled by `load_state_dict`.
     """
 
+    frozen = ("agn",)
+
     def __init__(self, config: GTransConfig, agn: nn.Module | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.agn = agn if agn is not None else create_backbone(config.backbone)
-        self.agn.requires_grad_(False)
-        self.trans = create_backbone(config.backbone)
+        super().__init__(config)
+        self.agn = agn if agn is not None else create_backbone(config.backbone, LEVELS)
+        self.trans = create_backbone(config.backbone, LEVELS)
         # AGN is frozen, its tokenizer has no pretrained weights and learns (ours).
         sizes = (config.groups, config.dim)
         self.agn_tokenizer = nn.ModuleList(Tokenizer(c, *sizes) for c in config.channels)
@@ -243,26 +230,21 @@ class GTrans(nn.Module):
         self.register_buffer("alpha_scale", torch.tensor(config.alpha_scale or (1.0, 1.0, 1.0)))
         kernel = layers.gaussian_kernel(config.gaussian_sigma, config.gaussian_radius)
         self.register_buffer("gaussian", kernel, persistent=False)
-        for name in ("mean", "std"):
-            values = torch.tensor(getattr(config, name)).view(1, 3, 1, 1)
-            self.register_buffer(name, values, persistent=False)
         self.train(False)
 
-    def train(self, mode: bool = True) -> GTrans:
-        """Set the training mode of everything but AGN."""
-        super().train(mode)
-        self.agn.eval()
-        return self
+    @classmethod
+    def from_weights(cls, config: GTransConfig, weights: str) -> tuple[GTrans, dict]:
+        """Build an untrained model around an AGN with weights; see `load_backbone`."""
+        agn, info = load_backbone(config.backbone, weights, LEVELS)
+        return cls(config, agn), info
 
-    def agn_features(self, image: Tensor) -> list[Tensor]:
+    def frozen_features(self, image: Tensor) -> list[Tensor]:
         """F_G of an image [B, 3, H, W], RGB in [0, 1]: one map per critical layer, no gradient."""
-        # Nothing here requires a gradient, so none is recorded: no torch.no_grad() needed, which
-        # would also hide the module names from the exporter.
-        return self.agn((image - self.mean) / self.std)
+        return self.agn(self.normalize(image))
 
     def trans_features(self, image: Tensor, agn: Sequence[Tensor]) -> list[Tensor]:
         """F_M of an image [B, 3, H, W], RGB in [0, 1], given its F_G."""
-        trans = self.trans((image - self.mean) / self.std)
+        trans = self.trans(self.normalize(image))
         agn_tokens = torch.cat([t(f) for t, f in zip(self.agn_tokenizer, agn, strict=True)], dim=1)
         trans_tokens = torch.cat(
             [t(f) for t, f in zip(self.trans_tokenizer, trans, strict=True)], dim=1
@@ -272,26 +254,42 @@ class GTrans(nn.Module):
         groups = tokens.split(self.config.groups, dim=1)
         return [m(*inputs) for m, *inputs in zip(self.mapper, agn, trans, groups, strict=True)]
 
-    def loss(self, image: Tensor, agn: Sequence[Tensor] | None = None) -> Tensor:
-        """Eq. 13-14, averaged over the batch: a scalar, float32.
+    def losses(self, image: Tensor, features: Sequence[Tensor] | None = None) -> Tensor:
+        """Eq. 13-14 per image: [B], float32.
 
         Args:
             image: [B, 3, H, W], RGB in [0, 1].
-            agn: F_G of the same images where it is known already.
+            features: F_G of the same images where it is known already.
         """
-        agn = self.agn_features(image) if agn is None else agn
+        agn = self.frozen_features(image) if features is None else features
         mapped = self.trans_features(image, agn)
-        losses = [
-            0.5 * (g.float() - m.float()).square().sum(dim=1).mean()
+        layer_losses = [
+            0.5 * (g.float() - m.float()).square().sum(dim=1).mean(dim=(1, 2))
             for g, m in zip(agn, mapped, strict=True)
         ]
-        return torch.stack(losses).sum()
+        return torch.stack(layer_losses).sum(dim=0)
+
+    def measure(self, image: Tensor, features: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """Loss [B] (eq. 14), alpha_mse and alpha_cos [B, 3] of images."""
+        _, mses, coses = self.compare(image, features)
+        mse, cos = torch.stack(mses, dim=1), torch.stack(coses, dim=1)
+        return {"loss": 0.5 * mse.sum(dim=1), "mse": mse, "cos": cos}
+
+    def conclude(self, measured: dict[str, Tensor]) -> dict:
+        """Set lambda of eq. 18 to the ratio of mean alpha_mse to mean alpha_cos (ours).
+
+        A config that fixes it is obeyed.
+        """
+        mse, cos = measured["mse"].mean(dim=0), measured["cos"].mean(dim=0)
+        ratio = torch.where((mse > 0) & (cos > 0), mse / cos, 1.0)
+        self.alpha_scale.copy_(torch.tensor(self.config.alpha_scale or ratio.tolist()))
+        return {"alpha_scale": self.alpha_scale.tolist()}
 
     def compare(
-        self, image: Tensor, agn: Sequence[Tensor] | None = None
+        self, image: Tensor, features: Sequence[Tensor] | None = None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Eq. 15-17 per layer: maps P^l [B, 1, h_l, w_l], alpha_mse [B], alpha_cos [B]."""
-        agn = self.agn_features(image) if agn is None else agn
+        agn = self.frozen_features(image) if features is None else features
         mapped = self.trans_features(image, agn)
         results = [layers.score_map(g, m) for g, m in zip(agn, mapped, strict=True)]
         maps, mses, coses = map(list, zip(*results, strict=True))
@@ -311,3 +309,17 @@ class GTrans(nn.Module):
         fused = layers.fuse_maps(maps, mses, coses, self.alpha_scale, mode, self.config.crop)
         anomaly_map = layers.gaussian_blur(fused, self.gaussian)
         return anomaly_map.amax(dim=(1, 2, 3)), anomaly_map
+
+    def map_fields(self) -> dict:
+        """Describe how the maps were brought to their size and smoothed."""
+        smoothing = {
+            "kind": "gaussian",
+            "sigma": self.config.gaussian_sigma,
+            "size": 2 * self.config.gaussian_radius + 1,
+            "border": "reflect",
+        }
+        return {"upsample": "bilinear", "align_corners": False, "smoothing": smoothing}
+
+    def extra_fields(self) -> dict:
+        """Return lambda of eq. 18."""
+        return {"alpha_scale": self.alpha_scale.tolist()}

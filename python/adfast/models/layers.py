@@ -56,7 +56,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tens
     """Scaled dot-product attention, softmax(scale q k^T) v per head.
 
     Args:
-        q: [B, tq, d].
+        q: [B, tq, d], or [1, tq, d] where all images ask alike.
         k: [B, tk, d].
         v: [B, tk, dv].
         heads: divides d and dv.
@@ -66,7 +66,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tens
         [B, tq, dv].
     """
     if torch.onnx.is_in_onnx_export():
-        shape = (q.shape[0], q.shape[1], v.shape[2])
+        shape = (v.shape[0], q.shape[1], v.shape[2])
         return _node("Attention", (q, k, v), {"heads": heads, "scale": scale}, shape)
     q, k, v = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     logits = torch.matmul(q, k.transpose(2, 3))

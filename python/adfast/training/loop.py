@@ -46,7 +46,7 @@ def train(
         for epoch in range(run.position["epoch"], settings.epochs):
             model.train()
             for images, features in run.batches(run.order(epoch)):
-                optimizer.param_groups[0]["lr"] = run.learning_rate(epoch)
+                run.begin_step(epoch)
                 with run.autocast():
                     loss = model.loss(images, features)
                 optimizer.zero_grad()

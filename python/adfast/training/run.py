@@ -19,11 +19,12 @@ from adfast import models
 from adfast._version import __version__
 from adfast.data.folder import dataset_sha256, good_images, split_good
 from adfast.errors import AdfastError, ModelError
-from adfast.models.backbones import load_backbone
 from adfast.training import checkpoint
 from adfast.training.feed import Feed, available_memory
 from adfast.training.reporting import Reporter
 from adfast.training.settings import TrainSettings
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 class Run:
@@ -49,17 +50,22 @@ class Run:
         _check_out(out, resume)
         for leftover in out.glob(".*.safetensors"):  # of a training killed while it wrote
             leftover.unlink()
-        self.config = models.config_class(settings.model).from_dict(settings.config)
+        config = models.config_class(settings.model).from_dict(settings.config)
         torch.manual_seed(settings.seed)
-        agn, weights = load_backbone(self.config.backbone, settings.weights)
-        self.model = models.create(settings.model, self.config, agn=agn)
+        self.model, weights = models.model_class(settings.model).from_weights(
+            config, settings.weights
+        )
         self.model.to(self.device, memory_format=torch.channels_last)
         paths = train_paths + validation_paths
         keep, keep_features = self._cache(len(paths))
-        self.feed = Feed(paths, self.config.resize, self.config.crop, keep=keep, report=report)
+        config = self.model.config
+        self.feed = Feed(paths, config.resize, config.crop, keep=keep, report=report)
         self.train_indices = torch.arange(len(train_paths))
         self.validation_indices = torch.arange(len(train_paths), len(paths))
-        self.optimizer = torch.optim.Adam(
+        self.features = self._frozen_features() if keep_features else None
+        self.model.prepare(self._training_features())
+        self.model.to(self.device, memory_format=torch.channels_last)  # what it may have added
+        self.optimizer = OPTIMIZERS[settings.optimizer](
             [p for p in self.model.parameters() if p.requires_grad],
             lr=settings.lr,
             weight_decay=settings.weight_decay,
@@ -70,7 +76,7 @@ class Run:
         self.info = {
             "adfast": __version__,
             "model": settings.model,
-            "config": self.config.to_dict(),
+            "config": self.model.config.to_dict(),
             "training": {**settings.to_dict(), "precision": self.precision},
             "data": {
                 "root": str(root.resolve()),
@@ -88,16 +94,13 @@ class Run:
         if resume:
             self._resume(last)
         checkpoint.write_json(out / "config.json", self.info)
-        self.features: list[Tensor] | None = None
-        if keep_features:
-            self.features = self._agn_features()
         self.steps = math.ceil(len(train_paths) / settings.batch)  # per epoch
         done = self.position["epoch"] * len(paths) + self.position["step"] * settings.batch
         report.phase("training", settings.epochs * len(paths), done)
         self.began = time.monotonic()
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[Tensor] | None]]:
-        """Yield images and, where they are kept, AGN's features of each index tensor in turn."""
+        """Yield images and, where they are kept, frozen features of each index tensor in turn."""
         for indices, images in zip(order, self.feed.batches(order), strict=True):
             features = None
             if self.features is not None:
@@ -112,11 +115,21 @@ class Run:
         batches = self.train_indices[shuffled].split(self.settings.batch)
         return batches[self.position["step"] :]
 
+    def begin_step(self, epoch: int) -> None:
+        """Set the rate of the next step and the seed of its dropout."""
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate(epoch)
+        # From its place in the training, so that a resumed one drops what it would have dropped.
+        place = self.settings.seed * 1_000_003 + epoch * self.steps + self.position["step"]
+        torch.manual_seed(place % 2**63)
+
     def learning_rate(self, epoch: int) -> float:
-        """Return the rate of the next step (eq. 20)."""
-        step = epoch * self.steps + self.position["step"]
-        total = self.settings.epochs * self.steps
-        return self.settings.lr * self.settings.lr_decay ** (step / total)
+        """Return the rate of the next step; see `TrainSettings`."""
+        settings = self.settings
+        if settings.schedule == "exponential":
+            step = epoch * self.steps + self.position["step"]
+            return settings.lr * settings.lr_decay ** (step / (settings.epochs * self.steps))
+        dropped = settings.schedule == "step" and epoch >= settings.lr_drop * settings.epochs
+        return settings.lr * (settings.lr_decay if dropped else 1.0)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return the context in which the forward pass runs."""
@@ -135,10 +148,9 @@ class Run:
 
     def end_epoch(self, epoch: int) -> None:
         """Validate, and save the state and, if it is the best so far, the model."""
-        validation, alpha_scale = self.validate()
+        validation, concluded = self.validate()
         if not math.isfinite(validation):
             raise ModelError(f"validation loss is {validation}; lower --lr")
-        self.set_alpha_scale(alpha_scale)
         count = len(self.train_indices)
         now = time.monotonic()
         record = {
@@ -146,7 +158,7 @@ class Run:
             "loss": self.position["loss_sum"] / count,
             "validation_loss": validation,
             "lr": self.learning_rate(epoch),
-            "alpha_scale": alpha_scale,
+            **concluded,
             "seconds": round(now - self.began, 3),
         }
         self.began = now
@@ -169,43 +181,34 @@ class Run:
         checkpoint.save_last(path, self.model, self.optimizer, self.position)
 
     @torch.no_grad()
-    def validate(self, *, exact: bool = False) -> tuple[float, list[float]]:
-        """Return the loss (eq. 14) and lambda per layer over the validation images.
+    def validate(self, *, exact: bool = False) -> tuple[float, dict]:
+        """Return the mean loss over the validation images and what the model concludes from them.
 
-        lambda (eq. 18) is the ratio of the means of alpha_mse and alpha_cos. With `exact` all is
-        computed in float32, kept features of another precision included.
+        With `exact` all is computed in float32, kept features of another precision included.
         """
         self.model.eval()
         exact = exact and self.precision != "f32"
-        mses, coses = [], []
-        order = self.validation_indices.split(self.settings.batch)
-        for images, features in self.batches(order):
+        measured: dict[str, list[Tensor]] = {}
+        for images, features in self.batches(self.validation_indices.split(self.settings.batch)):
             with contextlib.nullcontext() if exact else self.autocast():
-                _, mse, cos = self.model.compare(images, None if exact else features)
-            mses.append(torch.stack(mse, dim=1))
-            coses.append(torch.stack(cos, dim=1))
+                found = self.model.measure(images, None if exact else features)
+            for name, values in found.items():
+                measured.setdefault(name, []).append(values)
             self.report.advance(len(images))
-        mse, cos = torch.cat(mses).double().mean(dim=0), torch.cat(coses).double().mean(dim=0)
-        alpha_scale = torch.where((mse > 0) & (cos > 0), mse / cos, 1.0)
-        return 0.5 * mse.sum().item(), alpha_scale.tolist()
-
-    def set_alpha_scale(self, measured: Sequence[float]) -> None:
-        """Give the model the measured lambda, unless its config fixes one."""
-        values = self.config.alpha_scale or measured
-        self.model.alpha_scale.copy_(torch.tensor(values))
+        whole = {name: torch.cat(values).double() for name, values in measured.items()}
+        return whole["loss"].mean().item(), self.model.conclude(whole)
 
     def finish(self) -> dict:
-        """Measure lambda of the best model in float32 and mark the run as finished."""
+        """Validate the best model in float32 and mark the run as finished."""
         best = self.out / "best.safetensors"
         self.model.load_state_dict(load_file(best))
-        self.report.phase("measuring alpha_scale", len(self.validation_indices))
-        loss, alpha_scale = self.validate(exact=True)
+        self.report.phase("validating the best model", len(self.validation_indices))
+        loss, concluded = self.validate(exact=True)
         self.report.close()
-        self.set_alpha_scale(alpha_scale)
         checkpoint.save_model(best, self.model)
         self.info.update(
             best={**self.position["best"], "validation_loss_f32": loss},
-            alpha_scale=self.model.alpha_scale.tolist(),
+            **concluded,
             finished=True,
         )
         checkpoint.write_json(self.out / "config.json", self.info)
@@ -227,11 +230,11 @@ class Run:
     def _cache(self, images: int) -> tuple[bool, bool]:
         """Decide whether to keep images and features in memory."""
         wish = self.settings.cache
-        height, width = self.config.crop
-        image_bytes = images * 3 * height * width * 4
-        values = zip(self.config.channels, self.config.map_sizes, strict=True)
-        size = 4 if self.precision == "f32" else 2
-        feature_bytes = images * sum(c * h * w for c, (h, w) in values) * size
+        crop = self.model.config.crop
+        image_bytes = images * 3 * math.prod(crop) * 4
+        with torch.no_grad(), self.autocast():
+            sample = self.model.frozen_features(torch.zeros(1, 3, *crop, device=self.device))
+        feature_bytes = images * sum(f.numel() * f.element_size() for f in sample)
         free = available_memory() // 2
         keep = wish in ("images", "features") or (wish == "auto" and image_bytes <= free)
         keep_features = wish == "features" or (
@@ -246,8 +249,8 @@ class Run:
         return keep, keep_features
 
     @torch.no_grad()
-    def _agn_features(self) -> list[Tensor]:
-        """AGN never changes and the images neither: its features are computed once.
+    def _frozen_features(self) -> list[Tensor]:
+        """Compute once what never changes: the frozen features of all images.
 
         They have the precision of the forward pass, so the training is the same without them.
         """
@@ -256,13 +259,13 @@ class Run:
         self.report.phase("features of the frozen backbone", len(self.feed))
         for indices, images in zip(order, self.feed.batches(order), strict=True):
             with self.autocast():
-                features = self.model.agn_features(images.to(self.device))
+                features = self.model.frozen_features(images.to(self.device))
             if kept is None:
                 kept = [
                     torch.empty(
                         (len(self.feed), *f.shape[1:]),
                         dtype=f.dtype,
-                        memory_format=torch.channels_last,
+                        memory_format=_memory_format(f),
                     )
                     for f in features
                 ]
@@ -271,6 +274,19 @@ class Run:
             self.report.advance(len(images))
         self.report.close()
         return kept
+
+    @torch.no_grad()
+    def _training_features(self) -> Iterator[list[Tensor]]:
+        """Yield the frozen features of the training images, on the CPU."""
+        for images, features in self.batches(self.train_indices.split(self.settings.batch)):
+            if features is None:
+                with self.autocast():
+                    features = self.model.frozen_features(images)
+            yield [f.cpu() for f in features]
+
+
+def _memory_format(features: Tensor) -> torch.memory_format:
+    return torch.channels_last if features.dim() == 4 else torch.contiguous_format
 
 
 def _check_out(out: Path, resume: bool) -> None:

@@ -6,11 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from adfast.errors import AdfastError
+from adfast.models.recipes import OPTIMIZERS, SCHEDULES, recipe
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Defaults are those of the GTrans paper (section 4.2).
+    """What is None takes the value of the model's recipe, the paper's.
 
     Attributes:
         model: name of the model.
@@ -20,11 +21,15 @@ class TrainSettings:
         weights: of the frozen backbone: a file, "hub" or "none".
         epochs: passes over the training images.
         batch: images per step.
+        optimizer: "adam" (weight decay added to the gradient) or "adamw".
         lr: initial learning rate.
-        lr_decay: the rate falls to lr * lr_decay over the whole training, exponentially (eq. 20).
-        weight_decay: of Adam, added to the gradient.
+        schedule: "constant"; "exponential": the rate falls to lr * lr_decay over the whole training
+            (GTrans eq. 20); "step": it is lr * lr_decay from the share lr_drop of the epochs on.
+        lr_decay: see schedule.
+        lr_drop: see schedule.
+        weight_decay: of the optimizer.
         fraction: share of the good images that is trained on; the rest validates.
-        seed: of the split, the initial weights and the order of the images.
+        seed: of the split, the initial weights, the order of the images and dropout.
         precision: "bf16" autocast, "f32", or "auto": bf16 where the processor computes in it.
         cache: what to keep in memory: "off", "images" (decoded and resized), "features" (images and
             the frozen backbone's features), or "auto": as much of that as fits.
@@ -36,11 +41,14 @@ class TrainSettings:
     data: str = ""
     list_file: str | None = None
     weights: str = "hub"
-    epochs: int = 300
-    batch: int = 32
-    lr: float = 1e-3
-    lr_decay: float = 0.9
-    weight_decay: float = 1e-4
+    epochs: int | None = None
+    batch: int | None = None
+    optimizer: str | None = None
+    lr: float | None = None
+    schedule: str | None = None
+    lr_decay: float | None = None
+    lr_drop: float | None = None
+    weight_decay: float | None = None
     fraction: float = 0.8
     seed: int = 0
     precision: str = "auto"
@@ -49,11 +57,18 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, with an AdfastError that names the setting."""
+        paper = recipe(self.model)
+        for name, value in vars(self).items():
+            if value is None and name != "list_file":
+                object.__setattr__(self, name, getattr(paper, name))
         rules = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch": (self.batch >= 1, "at least 1"),
+            "optimizer": (self.optimizer in OPTIMIZERS, " or ".join(OPTIMIZERS)),
             "lr": (self.lr > 0, "positive"),
+            "schedule": (self.schedule in SCHEDULES, " or ".join(SCHEDULES)),
             "lr_decay": (0 < self.lr_decay <= 1, "in (0, 1]"),
+            "lr_drop": (0 < self.lr_drop <= 1, "in (0, 1]"),
             "weight_decay": (self.weight_decay >= 0, "not negative"),
             "fraction": (0 < self.fraction < 1, "between 0 and 1"),
             "precision": (self.precision in ("auto", "bf16", "f32"), "auto, bf16 or f32"),

@@ -15,6 +15,7 @@ from adfast.compiler.passes.drop_token_bias import drop_token_bias
 from adfast.compiler.passes.fold_batch_norm import fold_batch_norm
 from adfast.compiler.passes.fold_constants import fold_constants
 from adfast.compiler.passes.fold_input_normalization import fold_input_normalization
+from adfast.compiler.passes.fold_pad import fold_pad
 from adfast.compiler.passes.fold_scale_and_bias import fold_scale_and_bias
 from adfast.compiler.passes.fuse_activation import fuse_activation
 from adfast.compiler.passes.fuse_projector_score import fuse_projector_score
@@ -23,6 +24,7 @@ from adfast.compiler.passes.lower_batch_norm import lower_batch_norm
 from adfast.compiler.passes.merge_linears import merge_linears
 from adfast.compiler.passes.reassociate_projector import reassociate_projector
 from adfast.compiler.passes.recognise_activations import recognise_activations
+from adfast.compiler.passes.recognise_tokens import recognise_tokens
 from adfast.compiler.passes.remove_dead import remove_dead
 from adfast.compiler.passes.remove_identities import remove_identities
 from adfast.compiler.passes.share_common import share_common
@@ -45,8 +47,12 @@ class Pass:
 table = (
     Pass(remove_identities, required=True),
     Pass(fold_constants),
+    Pass(recognise_tokens, required=True),
+    Pass(fold_pad, required=True),
     Pass(share_common),
     Pass(recognise_activations),
+    # What only the written-out forms read would keep its layer from being seen as a neighbour.
+    Pass(remove_dead),
     Pass(fold_input_normalization),
     Pass(fold_batch_norm),
     Pass(lower_batch_norm, required=True),

@@ -1,0 +1,100 @@
+"""How far ONNX Runtime and the engine are from PyTorch, for every model at its paper's size.
+
+    python bench/parity.py
+
+Random weights, generated frames. Differences are the largest of any pixel of the map, as a fraction
+of the map's maximum. Writes bench/results/parity.json, from which bench/tables.py makes the table
+of the README.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import adfast
+from adfast import models, parity
+from adfast.benchmark import machine, sample_frame
+from adfast.compiler import compile_onnx
+from adfast.compiler.writer import Golden, write_plan
+from adfast.export import export_onnx
+from adfast.files import atomic_write
+
+sys.path.insert(0, str(Path(__file__).parent))
+from end_to_end import commit
+
+RESULTS = Path(__file__).parent / "results" / "parity.json"
+SCALES = {"alpha_scale": [1.0, 1.0, 1.0]}
+MODELS = {
+    "GTrans-R34": ("gtrans", {"backbone": "resnet34", **SCALES}),
+    "GTrans-WR50": ("gtrans", {"backbone": "wide_resnet50_2", **SCALES}),
+    "ADTR": ("adtr", {}),
+    "SAAE": ("saae", {"width": 120}),
+}
+FRAMES = 4
+
+
+def frames() -> list[np.ndarray]:
+    """Frames of different sizes, from smooth to noisy."""
+    random = np.random.default_rng(1)
+    made = [sample_frame(300 + 40 * i, 500 - 60 * i) for i in range(FRAMES)]
+    noise = random.integers(-40, 41, (FRAMES, 1, 1, 1))
+    return [
+        np.clip(f.astype(int) + n, 0, 255).astype(np.uint8)
+        for f, n in zip(made, noise, strict=True)
+    ]
+
+
+def measure(name: str, config: dict, folder: Path) -> dict:
+    torch.manual_seed(0)
+    model = models.create(name, config).eval()
+    onnx_path = export_onnx((model, {"model": name, "config": config}), folder / "model.onnx")
+    compiled = compile_onnx(onnx_path)
+    plan = folder / "model.plan"
+    write_plan(plan, compiled.graph, compiled.fields, {}, Golden(), {}, {})
+    answers = {"onnxruntime": parity.from_onnxruntime(onnx_path, compiled)}
+    for precision in ("f32", "bf16"):
+        engine = adfast.load(plan, precision=precision)
+
+        def answer(frame, engine=engine):
+            result = engine.predict(frame)
+            return result.score, result.network_map
+
+        answers[f"engine_{precision}"] = answer
+    images = frames()
+    expected = [parity.from_run(model)(frame) for frame in images]
+    return {
+        "config": config,
+        "crop": list(model.config.crop),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "nodes": len(compiled.graph.nodes),
+    } | {k: parity.difference(expected, [call(f) for f in images]) for k, call in answers.items()}
+
+
+def main() -> int:
+    report = {
+        "command": "python bench/parity.py",
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "frames": FRAMES,
+        "models": {},
+    }
+    for title, (name, config) in MODELS.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            report["models"][title] = entry = measure(name, config, Path(scratch))
+        print(title, {k: v["map_max_rel"] for k, v in entry.items() if "map_max_rel" in v})
+    with atomic_write(RESULTS, "w") as file:
+        json.dump(report, file, indent=1)
+        file.write("\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
