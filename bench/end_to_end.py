@@ -1,4 +1,4 @@
-"""GTrans from frame to score and map, against ONNX Runtime, OpenVINO and torch.compile.
+"""From frame to score and map, against ONNX Runtime, OpenVINO and torch.compile.
 
     pytest bench/end_to_end.py -s [--benchmark-json FILE]
 
@@ -23,42 +23,27 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
+from models import MODELS, make
 
 import adfast
 from adfast.benchmark import machine, sample_frame
 from adfast.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results" / "end_to_end.json"
-BACKBONES = {"GTrans-R34": "resnet34", "GTrans-WR50": "wide_resnet50_2"}
 FRAME = sample_frame(512, 512)
 THREADS = len(os.sched_getaffinity(0))
 ROUNDS = int(os.environ.get("ADFAST_BENCH_ROUNDS", "40"))
 # Largest difference of a map from PyTorch's f32 map, over that map's maximum.
-TOLERANCE = {"f32": 1e-3, "bf16": 0.1}
+# In bf16 random weights, which reconstruct nothing, exaggerate it.
+TOLERANCE = {"f32": 1e-3, "bf16": 0.25}
 
 
-def make_model(backbone: str, folder: Path):
-    """Export a model with random weights and build its plan; returns model, ONNX file, plan."""
-    import torch
-
-    from adfast.build import build
-    from adfast.export import export_onnx
-    from adfast.models import create
-
-    torch.manual_seed(0)
-    config = {"backbone": backbone, "alpha_scale": [1.0, 1.0, 1.0]}
-    model = create("gtrans", config).eval()
-    onnx_path = export_onnx((model, {"model": "gtrans", "config": config}), folder / "model.onnx")
-    build(onnx_path, folder / "model.plan", precision="f32")
-    return model, onnx_path, folder / "model.plan"
-
-
-def contestants(backbone: str, folder: Path) -> dict[str, peers.Contestant]:
+def contestants(title: str, folder: Path) -> dict[str, peers.Contestant]:
     import torch
 
     from adfast.data.folder import to_network
 
-    model, onnx_path, plan = make_model(backbone, folder)
+    model, onnx_path, plan, _ = make(title, folder)
     config = model.config
     image = to_network(FRAME, config.resize, config.crop)[None].numpy()
     calls = {f"adfast {p}": peers.engine(plan, p, THREADS, FRAME) for p in ("bf16", "f32")}
@@ -120,9 +105,9 @@ def save(model: str, entry: dict) -> None:
         file.write("\n")
 
 
-@pytest.mark.parametrize("model", BACKBONES)
+@pytest.mark.parametrize("model", MODELS)
 def test_end_to_end(model, benchmark, tmp_path):
-    calls = contestants(BACKBONES[model], tmp_path)
+    calls = contestants(model, tmp_path)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         for _ in range(3):

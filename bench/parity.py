@@ -16,27 +16,17 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import adfast
-from adfast import models, parity
+from adfast import parity
 from adfast.benchmark import machine, sample_frame
-from adfast.compiler import compile_onnx
-from adfast.compiler.writer import Golden, write_plan
-from adfast.export import export_onnx
 from adfast.files import atomic_write
 
 sys.path.insert(0, str(Path(__file__).parent))
 from end_to_end import commit
+from models import MODELS, make
 
 RESULTS = Path(__file__).parent / "results" / "parity.json"
-SCALES = {"alpha_scale": [1.0, 1.0, 1.0]}
-MODELS = {
-    "GTrans-R34": ("gtrans", {"backbone": "resnet34", **SCALES}),
-    "GTrans-WR50": ("gtrans", {"backbone": "wide_resnet50_2", **SCALES}),
-    "ADTR": ("adtr", {}),
-    "SAAE": ("saae", {"width": 120}),
-}
 FRAMES = 4
 
 
@@ -51,13 +41,8 @@ def frames() -> list[np.ndarray]:
     ]
 
 
-def measure(name: str, config: dict, folder: Path) -> dict:
-    torch.manual_seed(0)
-    model = models.create(name, config).eval()
-    onnx_path = export_onnx((model, {"model": name, "config": config}), folder / "model.onnx")
-    compiled = compile_onnx(onnx_path)
-    plan = folder / "model.plan"
-    write_plan(plan, compiled.graph, compiled.fields, {}, Golden(), {}, {})
+def measure(title: str, folder: Path) -> dict:
+    model, onnx_path, plan, compiled = make(title, folder)
     answers = {"onnxruntime": parity.from_onnxruntime(onnx_path, compiled)}
     for precision in ("f32", "bf16"):
         engine = adfast.load(plan, precision=precision)
@@ -70,7 +55,7 @@ def measure(name: str, config: dict, folder: Path) -> dict:
     images = frames()
     expected = [parity.from_run(model)(frame) for frame in images]
     return {
-        "config": config,
+        "config": MODELS[title][1],
         "crop": list(model.config.crop),
         "parameters": sum(p.numel() for p in model.parameters()),
         "nodes": len(compiled.graph.nodes),
@@ -86,9 +71,9 @@ def main() -> int:
         "frames": FRAMES,
         "models": {},
     }
-    for title, (name, config) in MODELS.items():
+    for title in MODELS:
         with tempfile.TemporaryDirectory() as scratch:
-            report["models"][title] = entry = measure(name, config, Path(scratch))
+            report["models"][title] = entry = measure(title, Path(scratch))
         print(title, {k: v["map_max_rel"] for k, v in entry.items() if "map_max_rel" in v})
     with atomic_write(RESULTS, "w") as file:
         json.dump(report, file, indent=1)

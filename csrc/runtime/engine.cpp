@@ -16,6 +16,9 @@ namespace adfast {
 namespace {
 
 constexpr int max_lanes = 2;
+// Below this, a second lane idles more than it works; its threads do more inside the first one's
+// steps.
+constexpr double worthwhile_parallelism = 1.4;
 
 double milliseconds() {
   const auto time = std::chrono::steady_clock::now().time_since_epoch();
@@ -61,15 +64,12 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
   const bool wish = options.precision.empty();
   backend_ = make_cpu_backend(
       {wish ? plan.fields.text("precision") : options.precision, wish, options.isa});
-  // What is built for a number of threads must be built under that number.
-  const uint64_t state = backend_->enter_thread(threads_per_lane_);
-  try {
-    program_ = std::make_unique<Program>(plan.graph, *backend_);
-  } catch (...) {
-    backend_->leave_thread(state);
-    throw;
+  program_ = build(plan.graph);
+  if (lanes_ > 1 && parallelism(program_->needs()) < worthwhile_parallelism) {
+    threads_per_lane_ *= lanes_;
+    lanes_ = 1;
+    program_ = build(plan.graph);
   }
-  backend_->leave_thread(state);
 
   map_ = program_->output("map");
   score_ = program_->output("score");
@@ -88,6 +88,19 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
     if (program_->steps()[i].op == "frame") frame_step_ = static_cast<int32_t>(i);
   }
   context_ = std::make_unique<Context>(*program_, *backend_, lanes_, geometry_);
+}
+
+std::unique_ptr<Program> Engine::build(const Graph& graph) const {
+  // What is built for a number of threads must be built under that number.
+  const uint64_t state = backend_->enter_thread(threads_per_lane_);
+  try {
+    auto program = std::make_unique<Program>(graph, *backend_);
+    backend_->leave_thread(state);
+    return program;
+  } catch (...) {
+    backend_->leave_thread(state);
+    throw;
+  }
 }
 
 std::string Engine::precision() const {

@@ -64,6 +64,7 @@ class Engine {
   std::vector<StepReport> profile(const FrameView& frame);
 
  private:
+  std::unique_ptr<Program> build(const Graph& graph) const;
   void check(const FrameView& frame) const;
   void run(Context& context, Job& job, Workers* workers);
   void write_map(const Context& context, const Job& job, Workers* workers) const;

@@ -94,6 +94,14 @@ Schedule make_schedule(const std::vector<StepNeeds>& steps, int lane_count) {
   return schedule;
 }
 
+double parallelism(const std::vector<StepNeeds>& steps) {
+  if (steps.empty()) return 1;
+  double work = 0;
+  for (const StepNeeds& step : steps) work += step.seconds;
+  const std::vector<double> path = remaining_path(steps);
+  return work / *std::max_element(path.begin(), path.end());
+}
+
 ArenaLayout plan_arena(const std::vector<ArenaItem>& items, const Schedule& schedule) {
   // Is every use of `a` over before `b` is written?
   const auto precedes = [&](const ArenaItem& a, const ArenaItem& b) {

@@ -24,6 +24,9 @@ struct Schedule {
 // leaves the lane of its inputs only for a clear gain, so that chains stay whole.
 Schedule make_schedule(const std::vector<StepNeeds>& steps, int lanes);
 
+// All the work over the longest chain of it: how many lanes could be kept busy at best.
+double parallelism(const std::vector<StepNeeds>& steps);
+
 struct ArenaItem {
   size_t bytes = 0;
   int32_t writer = -1;           // step that writes it, or -1: set before the first step

@@ -111,5 +111,7 @@ int main() {
   size_t joins = 0;
   for (const auto& waits : schedule.waits) joins += waits.size();
   CHECK(joins == 1, "%zu joins", joins);
+  const double both = parallelism(chains);
+  CHECK(both > 1.9 && both < 2, "parallelism %g", both);
   return report("schedule");
 }
