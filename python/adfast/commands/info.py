@@ -75,7 +75,7 @@ def lines(path: str, plan: Mapping[str, Any]) -> Iterator[str]:
             "precision": fields.get("precision"),
             "frame": _frame_text(fields),
             "map": _map_text(fields),
-            "score": f"{fields.get('score.reduction')} of the map",
+            "score": _score_text(fields),
         }
     )
     yield from _section("model config")
@@ -110,9 +110,16 @@ def _frame_text(fields: Mapping[str, Any]) -> str:
     return f"any size, {fields.get('frame.color')}; stretched to {resize} ({how}), centre {crop}"
 
 
+def _score_text(fields: Mapping[str, Any]) -> str:
+    if fields.get("score.reduction") == "pooled_max":
+        return "max of the map's mean over windows of {0}x{0}".format(fields.get("score.pool"))
+    return f"{fields.get('score.reduction')} of the map"
+
+
 def _map_text(fields: Mapping[str, Any]) -> str:
     corners = "corners aligned" if fields.get("map.align_corners") else "corners not aligned"
-    text = f"{fields.get('map.upsample')} upsampling, {corners}"
+    upsample = fields.get("map.upsample")
+    text = "not upsampled" if upsample == "none" else f"{upsample} upsampling, {corners}"
     if fields.get("map.smoothing", "none") == "none":
         return text
     return (

@@ -224,7 +224,7 @@ def _refuse_leftovers(graph: Graph) -> None:
 
 def _fields(graph: Graph, metadata: Mapping[str, Any]) -> dict[str, Any]:
     frame = next(node.attrs for node in graph.nodes if node.op == "frame")
-    described = metadata.get("map", {})
+    described, score = metadata.get("map", {}), metadata.get("score", {})
     smoothing = described.get("smoothing") or {}
     try:
         return plan_fields(
@@ -233,12 +233,14 @@ def _fields(graph: Graph, metadata: Mapping[str, Any]) -> dict[str, Any]:
             resize=frame["resize"],
             crop=frame["crop"],
             antialias=frame["antialias"],
+            upsample=str(described.get("upsample", "none")),
             align_corners=int(described.get("align_corners", False)),
             smoothing=str(smoothing.get("kind", "none")),
             sigma=float(smoothing.get("sigma", 0.0)),
             size=int(smoothing.get("size", 0)),
             border=str(smoothing.get("border", "none")),
-            reduction=str(metadata.get("score", {}).get("reduction", "max")),
+            reduction=str(score.get("reduction", "max")),
+            pool=int(score.get("pool", 1)),
             config=json.dumps(metadata.get("config", {}), sort_keys=True),
         )
     except (AttributeError, TypeError, ValueError) as error:

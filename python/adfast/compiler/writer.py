@@ -123,12 +123,14 @@ def plan_fields(
     crop: Sequence[int],
     antialias: int = 1,
     precision: str = "f32",
+    upsample: str = "none",
     align_corners: int = 0,
     smoothing: str = "none",
     sigma: float = 0.0,
     size: int = 0,
     border: str = "reflect",
     reduction: str = "max",
+    pool: int = 1,
     config: str = "{}",
 ) -> dict[str, Any]:
     """Make the table of the section "fields", keys as the engine reads them."""
@@ -141,13 +143,14 @@ def plan_fields(
         "frame.antialias": int(antialias),
         "frame.interpolation": "bilinear",
         "frame.color": "rgb",
-        "map.upsample": "bilinear",
+        "map.upsample": upsample,
         "map.align_corners": int(align_corners),
         "map.smoothing": smoothing,
         "map.sigma": float(sigma),
         "map.size": int(size),
         "map.border": border,
         "score.reduction": reduction,
+        "score.pool": int(pool),
         "config": config,
     }
 
