@@ -32,7 +32,7 @@ from adfast.files import atomic_write
 RESULTS = Path(__file__).parent / "results" / "end_to_end.json"
 FRAME = sample_frame(512, 512)
 THREADS = len(os.sched_getaffinity(0))
-ROUNDS = int(os.environ.get("ADFAST_BENCH_ROUNDS", "40"))
+ROUNDS = int(os.environ.get("ADFAST_BENCH_ROUNDS", "25"))
 # Largest difference of a map from PyTorch's f32 map, over that map's maximum.
 # In bf16 random weights, which reconstruct nothing, exaggerate it.
 TOLERANCE = {"f32": 1e-3, "bf16": 0.25}
