@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import adfast
-from adfast import evaluate, parity
+from adfast import evaluate
 from adfast.benchmark import machine
 from adfast.build import build
 from adfast.calibrate import spearman
@@ -31,29 +31,10 @@ from adfast.models import load_run
 
 sys.path.insert(0, str(Path(__file__).parent))
 from end_to_end import commit
+from models import differences
 
 RESULTS = Path(__file__).parent / "results" / "mtd.json"
 PARITY_FRAMES = 32
-
-
-def compare(run: Path, plan: Path, frames: list[np.ndarray], folder: Path) -> dict:
-    """Differences from PyTorch f32 on `frames`."""
-    model, _ = load_run(run)
-    onnx_path = export_onnx(run, folder / "model.onnx")
-    answers = {"onnxruntime": parity.from_onnxruntime(onnx_path, compile_onnx(onnx_path))}
-    for precision in ("f32", "bf16"):
-        engine = adfast.load(plan, precision=precision)
-
-        def answer(frame, engine=engine):
-            result = engine.predict(frame)
-            return result.score, result.network_map
-
-        answers[f"engine_{precision}"] = answer
-    expected = [parity.from_run(model)(frame) for frame in frames]
-    return {"frames": len(frames)} | {
-        name: parity.difference(expected, [call(frame) for frame in frames])
-        for name, call in answers.items()
-    }
 
 
 def measure(data: Path, run: Path, test_list: Path | None) -> dict:
@@ -68,7 +49,9 @@ def measure(data: Path, run: Path, test_list: Path | None) -> dict:
         rows = by_precision["f32"]["rows"]
         picks = np.random.default_rng(0).choice(len(rows), PARITY_FRAMES, replace=False)
         frames = [read_image(data / rows[i]["image"]) for i in sorted(picks)]
-        differences = compare(run, plan, frames, folder)
+        model, _ = load_run(run)
+        onnx_path = export_onnx(run, folder / "model.onnx")
+        found = differences(model, onnx_path, compile_onnx(onnx_path), plan, frames)
     info = json.loads((run / "config.json").read_text())
     scores = {p: [row["score"] for row in by_precision[p]["rows"]] for p in by_precision}
     metrics = {p: by_precision[p]["metrics"] for p in by_precision}
@@ -85,7 +68,7 @@ def measure(data: Path, run: Path, test_list: Path | None) -> dict:
         "verdicts": by_precision[chosen]["verdicts"],
         "metrics": metrics[chosen],
         "metrics_f32": metrics["f32"],
-        "parity": differences,
+        "parity": {"frames": len(frames), **found},
         "bf16": {
             "spearman": spearman(scores["f32"], scores["bf16"]),
             "image_auroc_change": metrics["bf16"]["image_auroc"] - metrics["f32"]["image_auroc"],

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from adfast import models
+import adfast
+from adfast import models, parity
 from adfast.compiler import Compiled, compile_onnx
 from adfast.compiler.writer import Golden, write_plan
 from adfast.export import export_onnx
@@ -30,3 +31,23 @@ def make(title: str, folder: Path) -> tuple[torch.nn.Module, Path, Path, Compile
     plan = folder / "model.plan"
     write_plan(plan, compiled.graph, compiled.fields, {}, Golden(), {}, {})
     return model, onnx_path, plan, compiled
+
+
+def differences(
+    model: torch.nn.Module, onnx_path: Path, compiled: Compiled, plan: Path, frames: list
+) -> dict[str, dict[str, float]]:
+    """Differences of ONNX Runtime and the engine from PyTorch f32, see `parity.difference`."""
+    answers = {"onnxruntime": parity.from_onnxruntime(onnx_path, compiled)}
+    for precision in ("f32", "bf16"):
+        engine = adfast.load(plan, precision=precision)
+
+        def answer(frame, engine=engine):
+            result = engine.predict(frame)
+            return result.score, result.network_map
+
+        answers[f"engine_{precision}"] = answer
+    expected = [parity.from_run(model)(frame) for frame in frames]
+    return {
+        name: parity.difference(expected, [call(frame) for frame in frames])
+        for name, call in answers.items()
+    }

@@ -17,14 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-import adfast
-from adfast import parity
 from adfast.benchmark import machine, sample_frame
 from adfast.files import atomic_write
 
 sys.path.insert(0, str(Path(__file__).parent))
 from end_to_end import commit
-from models import MODELS, make
+from models import MODELS, differences, make
 
 RESULTS = Path(__file__).parent / "results" / "parity.json"
 FRAMES = 4
@@ -44,23 +42,12 @@ def frames() -> list[np.ndarray]:
 
 def measure(title: str, folder: Path) -> dict:
     model, onnx_path, plan, compiled = make(title, folder)
-    answers = {"onnxruntime": parity.from_onnxruntime(onnx_path, compiled)}
-    for precision in ("f32", "bf16"):
-        engine = adfast.load(plan, precision=precision)
-
-        def answer(frame, engine=engine):
-            result = engine.predict(frame)
-            return result.score, result.network_map
-
-        answers[f"engine_{precision}"] = answer
-    images = frames()
-    expected = [parity.from_run(model)(frame) for frame in images]
     return {
         "config": MODELS[title][1],
         "crop": list(model.config.crop),
         "parameters": sum(p.numel() for p in model.parameters()),
         "nodes": len(compiled.graph.nodes),
-    } | {k: parity.difference(expected, [call(f) for f in images]) for k, call in answers.items()}
+    } | differences(model, onnx_path, compiled, plan, frames())
 
 
 def main() -> int:
