@@ -107,7 +107,9 @@ def test_ctrl_c_and_resume_equal_one_run(data, whole, tmp_path, images):
 def test_caches_do_not_change_the_training(data, tmp_path, precision):
     for cache in ("features", "off"):
         train(adtr(data, precision=precision, cache=cache, epochs=1), tmp_path / cache)
-    assert_same_run(tmp_path / "off", tmp_path / "features")
+    tiny_runs.assert_losses_agree(
+        tmp_path / "off", tmp_path / "features", 1e-3 if precision == "f32" else 0.05
+    )
 
 
 def test_schedules(data, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
-from tiny_runs import CONFIG, make_images, settings  # noqa: E402
+from tiny_runs import CONFIG, assert_losses_agree, make_images, settings  # noqa: E402
 
 from adfast import models  # noqa: E402
 from adfast.errors import AdfastError, DataError, ModelError  # noqa: E402
@@ -138,7 +138,9 @@ def test_caches_do_not_change_the_training(data, tmp_path, precision):
     for cache in ("features", "images", "off"):
         train(settings(data, precision=precision, cache=cache, epochs=2), tmp_path / cache)
     for cache in ("images", "off"):
-        assert_same_run(tmp_path / cache, tmp_path / "features")
+        assert_losses_agree(
+            tmp_path / cache, tmp_path / "features", 1e-3 if precision == "f32" else 0.05
+        )
 
 
 def command(*arguments):

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from adfast.training import checkpoint
+
 CONFIG = {"backbone": "resnet18", "crop": [32, 32], "resize": [36, 36], "groups": 2, "dim": 16}
 ADTR = {"backbone": "resnet18", "crop": [32, 32], "resize": [32, 32], "levels": [1, 2], "dim": 16}
 ADTR |= {"blocks": 1, "heads": 2, "hidden": 24}
@@ -27,3 +29,15 @@ def settings(root: Path, **changes):
 
     fields = {"config": CONFIG, "data": str(root), "weights": "none", "epochs": 4, "batch": 3}
     return TrainSettings(**{**fields, **changes})
+
+
+def assert_losses_agree(run, expected, tolerance):
+    """The losses of two runs differ by at most this share of them.
+
+    For runs that compute the same in batches of other sizes, whose last bits then differ.
+    """
+    histories = [checkpoint.read_history(folder / "history.jsonl") for folder in (run, expected)]
+    assert len(histories[0]) == len(histories[1]) > 0
+    for a, b in zip(*histories, strict=True):
+        for key in ("loss", "validation_loss"):
+            assert abs(a[key] - b[key]) <= tolerance * abs(b[key]), (key, a[key], b[key])
