@@ -257,7 +257,7 @@ Isa best_isa();
 // The table of `isa`; null when the processor lacks it.
 const Table* select(Isa isa);
 
-// In this thread, subnormal results and operands count as zero (they cost up to 30 times a normal
+// In this thread, subnormal results and operands count as zero (they cost many times a normal
 // operation). Returns the previous control word for `restore_denormals`.
 uint32_t flush_denormals();
 void restore_denormals(uint32_t previous);

@@ -80,7 +80,7 @@ class Engine:
         return self._result(self._core.predict(_as_array(image), color))
 
     def predict_batch(self, images: Iterable[Any], *, color: str = "rgb") -> list[Result]:
-        """Inspect frames, of any sizes, one processor core per frame where that is faster.
+        """Inspect frames, of any sizes; side by side where the plan runs in two lanes.
 
         Arguments and errors are those of `predict`; the results are the same to the last bit.
         """
@@ -180,8 +180,9 @@ def load(
     Args:
         path: a plan file written by `adfast build`.
         device: "auto" or "cpu".
-        threads: processor threads to use, 1 to 1024; 0 takes all that this process may use. Two
-            threads run the network's branches side by side; more are shared among the branches.
+        threads: processor threads to use, 1 to 1024; 0 takes all that this process may use. A
+            network with two branches runs them side by side, and shares further threads among
+            them; one that is a chain works with all threads inside its steps.
         precision: "f32" or "bf16"; None takes the plan's own, or f32 where the processor has no
             AVX-512 for bf16.
 

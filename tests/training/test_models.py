@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import tiny_runs  # noqa: E402
-from test_train import StopAt, assert_same_run  # noqa: E402
+from test_train import assert_same_run  # noqa: E402
 
 from adfast import cli, models  # noqa: E402
 from adfast.errors import AdfastError, ModelError  # noqa: E402
@@ -98,7 +98,7 @@ def image_of(path, model):
 def test_ctrl_c_and_resume_equal_one_run(data, whole, tmp_path, images):
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        train(adtr(data), out, report=StopAt(images))
+        train(adtr(data), out, report=tiny_runs.StopAt(images))
     train(adtr(data), out, resume=True)
     assert_same_run(out, whole)
 
@@ -235,7 +235,7 @@ def test_adtr_plus_starts_from_adtr(data, whole, tmp_path, labels):
     assert info["weights"]["source"] == f"run:{whole.name}" and len(info["weights"]["sha256"]) == 64
     assert TrainSettings(model="adtr_plus").epochs == 300
     with pytest.raises(KeyboardInterrupt):
-        train(plus(), tmp_path / "resumed", report=StopAt(13))
+        train(plus(), tmp_path / "resumed", report=tiny_runs.StopAt(13))
     train(plus(cache="off"), tmp_path / "resumed", resume=True)
     assert_same_run(tmp_path / "resumed", tmp_path / "run")
     model, _ = models.load_run(tmp_path / "run")

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
-from tiny_runs import CONFIG, assert_losses_agree, make_images, settings  # noqa: E402
+from tiny_runs import CONFIG, StopAt, assert_losses_agree, make_images, settings  # noqa: E402
 
 from adfast import models  # noqa: E402
 from adfast.errors import AdfastError, DataError, ModelError  # noqa: E402
@@ -36,24 +36,6 @@ def whole(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
     train(settings(data, precision="f32"), out)
     return out
-
-
-class StopAt(Reporter):
-    """Presses Ctrl-C after a number of images."""
-
-    def __init__(self, images):
-        self.left = None
-        self.images = images
-
-    def phase(self, title, total, done=0):
-        self.left = self.images if title == "training" else None
-
-    def advance(self, images, loss=None):
-        if self.left is not None:
-            self.left -= images
-            if self.left <= 0:
-                self.left = None
-                signal.raise_signal(signal.SIGINT)
 
 
 def state(run):

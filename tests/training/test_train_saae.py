@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import signal
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
-from tiny_runs import make_images, settings  # noqa: E402
+from tiny_runs import StopAt, make_images, settings  # noqa: E402
 
 from adfast import models  # noqa: E402
 from adfast.commands import train as command  # noqa: E402
@@ -17,7 +16,6 @@ from adfast.errors import ModelError  # noqa: E402
 from adfast.export import export_onnx  # noqa: E402
 from adfast.models.saae import SAAEConfig  # noqa: E402
 from adfast.training import TrainSettings, train  # noqa: E402
-from adfast.training.reporting import Reporter  # noqa: E402
 
 CONFIG = {"backbone": "vit_tiny_patch16_224", "layers": [0, 1], "crop": [32, 32]}
 CONFIG |= {"resize": [36, 36]}
@@ -35,23 +33,6 @@ def whole(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
     train(settings(data, **TINY), out)
     return out
-
-
-class StopAt(Reporter):
-    """Presses Ctrl-C after a number of images of the training."""
-
-    def __init__(self, images):
-        self.left, self.images = None, images
-
-    def phase(self, title, total, done=0):
-        self.left = self.images if title == "training" else None
-
-    def advance(self, images, loss=None):
-        if self.left is not None:
-            self.left -= images
-            if self.left <= 0:
-                self.left = None
-                signal.raise_signal(signal.SIGINT)
 
 
 def test_a_run_has_the_measured_width(whole):

@@ -1,11 +1,13 @@
 """Tiny data sets and settings that train in seconds."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from adfast.training import checkpoint
+from adfast.training.reporting import Reporter
 
 CONFIG = {"backbone": "resnet18", "crop": [32, 32], "resize": [36, 36], "groups": 2, "dim": 16}
 ADTR = {"backbone": "resnet18", "crop": [32, 32], "resize": [32, 32], "levels": [1, 2], "dim": 16}
@@ -41,3 +43,21 @@ def assert_losses_agree(run, expected, tolerance):
     for a, b in zip(*histories, strict=True):
         for key in ("loss", "validation_loss"):
             assert abs(a[key] - b[key]) <= tolerance * abs(b[key]), (key, a[key], b[key])
+
+
+class StopAt(Reporter):
+    """Presses Ctrl-C after a number of images of the training."""
+
+    def __init__(self, images):
+        self.left = None
+        self.images = images
+
+    def phase(self, title, total, done=0):
+        self.left = self.images if title == "training" else None
+
+    def advance(self, images, loss=None):
+        if self.left is not None:
+            self.left -= images
+            if self.left <= 0:
+                self.left = None
+                signal.raise_signal(signal.SIGINT)
