@@ -24,22 +24,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Train a model on the good images of a folder."
     parser.epilog = EXAMPLE
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    _add_common(parser, "")
+    _add_common(parser)
     models = parser.add_subparsers(dest="model", metavar="MODEL", title="models")
     for name, recipe in RECIPES.items():
         _add_model(models.add_parser(name, help=recipe.paper), recipe)
 
 
-def _add_common(parser: argparse.ArgumentParser, epochs: str) -> None:
+def _add_common(parser: argparse.ArgumentParser, recipe: Recipe | None = None) -> None:
     # Without a default: the model's parser would put it over what stood before the model's name.
     add = parser.add_argument
     nothing = {"default": argparse.SUPPRESS}
     add("--out", metavar="RUN", help="run folder to write", **nothing)
+    epochs, patience = (
+        (f". default: {recipe.epochs}", f". default: {recipe.patience}") if recipe else ("", "")
+    )
     add("--epochs", type=int, metavar="N", help=f"passes over the images{epochs}", **nothing)
+    add(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="stop when the validation loss has not improved for N epochs; 0 never does" + patience,
+        **nothing,
+    )
     add(
         "--resume",
         action="store_true",
-        help="go on with the training in RUN, with its settings (only --epochs may be changed)",
+        help="go on with the training in RUN, with its settings; those that decide its result may "
+        "not be changed, but --epochs and --patience may",
         **nothing,
     )
 
@@ -51,12 +62,12 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         f"{_schedule(recipe)}, weight decay {recipe.weight_decay:g}, {recipe.epochs} epochs of "
         f"batches of {recipe.batch}."
     )
-    _add_common(parser, f". default: {recipe.epochs}")
+    _add_common(parser, recipe)
     add = parser.add_argument
     add("--data", metavar="DIR", help="folder with train/good")
     add("--list", metavar="FILE", help="train on these images of DATA only: one path per line")
     place = "FILE|hub|none" if recipe.size else "RUN"
-    add("--weights", metavar=place, default="hub", help=recipe.weights)
+    add("--weights", metavar=place, help=recipe.weights)
     quick = ", ".join(f"--{key} {value}" for key, value in recipe.quick.items())
     add("--quick", action="store_true", help=f"for small machines: {quick}, unless given")
     # What the recipe knows is None until it is resolved: typed, else --quick's, else the paper's.
@@ -72,21 +83,19 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         )
     add("--batch", type=int, metavar="N", help=f"images per step. default: {recipe.batch}")
     add("--lr", type=float, help=f"initial learning rate. default: {recipe.lr:g}")
-    add("--seed", type=int, default=0, metavar="N", help="default: 0")
+    add("--seed", type=int, metavar="N", help="default: 0")
     add(
         "--precision",
-        default="auto",
         choices=["auto", "bf16", "f32"],
         help="auto: bf16 where the processor computes in it. default: auto",
     )
     add(
         "--cache",
-        default="auto",
         choices=["auto", "off", "images", "features"],
         help="what to keep in memory; features spares the frozen backbone in every epoch. "
         "auto: as much as fits. default: auto",
     )
-    add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="default: auto")
+    add("--device", choices=["auto", "cpu", "cuda"], help="default: auto")
 
 
 def _add_sizes(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
@@ -139,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise AdfastError(f'training needs {error.name}; pip install "adfast[train]"') from error
     if resume:
-        settings = _settings_of(out, getattr(args, "epochs", None))
+        settings = _resumed(out, args)
     elif args.model is None:
         raise ArgumentError(f"[train] the model is missing: one of {', '.join(RECIPES)}")
     elif args.data is None:
@@ -163,41 +172,63 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+# Fields of TrainSettings that are options of the same name.
+FIELDS = ("model", "epochs", "patience", "batch", "lr", "seed", "precision", "cache", "device")
+
+
 def _settings(args: argparse.Namespace, recipe: Recipe) -> dict:
     """Return the fields of TrainSettings that were typed or that --quick or the paper say."""
-    given = {key: value for key, value in vars(args).items() if value is not None}
-    if args.quick:
-        given = {**recipe.quick, **given}
-    config = {}
+    typed = _typed(args, recipe)
     if recipe.size:
+        given = _given(args, recipe)
         size = given.get("size", recipe.size)
         side = given.get("resize", recipe.resize_for(size))
-        config = {"resize": [side, side], "crop": [size, size]}
-    for option in recipe.options:
-        if option.name in given:
-            value = given[option.name]
-            # Choices are matched as words, so they are read only here.
-            config[option.name] = option.type(value) if option.choices else value
-    fields = ("model", "weights", "epochs", "batch", "lr", "seed", "precision", "cache", "device")
-    settings = {name: given[name] for name in fields if name in given}
-    # Absolute, so that --resume works from any folder.
-    if args.weights not in ("hub", "none"):
-        settings["weights"] = os.path.abspath(args.weights)
-    list_file = args.list and os.path.abspath(args.list)
-    return {
-        **settings,
-        "config": config,
-        "data": os.path.abspath(args.data),
-        "list_file": list_file,
+        typed["config"] |= {"resize": [side, side], "crop": [size, size]}
+    return typed
+
+
+def _given(args: argparse.Namespace, recipe: Recipe) -> dict:
+    given = {key: value for key, value in vars(args).items() if value is not None}
+    return {**recipe.quick, **given} if args.quick else given
+
+
+def _typed(args: argparse.Namespace, recipe: Recipe) -> dict:
+    """Return the fields of TrainSettings that were typed or that --quick says, but for the size."""
+    given = _given(args, recipe)
+    # Choices are matched as words, so they are read only here.
+    config = {
+        option.name: option.type(given[option.name]) if option.choices else given[option.name]
+        for option in recipe.options
+        if option.name in given
     }
+    settings = {name: given[name] for name in FIELDS if name in given}
+    # Absolute, so that --resume works from any folder.
+    for option, name in (("weights", "weights"), ("data", "data"), ("list", "list_file")):
+        if option in given:
+            word = given[option]
+            settings[name] = word if word in ("hub", "none") else os.path.abspath(word)
+    return {**settings, "config": config}
 
 
-def _settings_of(out: str, epochs: int | None):
-    """Return the settings a run was begun with, with another number of epochs if given."""
+def _resumed(out: str, args: argparse.Namespace):
+    """Return the settings a run began with, changed by what was typed; `train` may refuse them."""
     import dataclasses
 
     from adfast.models import read_run_info
     from adfast.training import TrainSettings
 
     settings = TrainSettings(**read_run_info(out)["training"])
-    return settings if epochs is None else dataclasses.replace(settings, epochs=epochs)
+    names = ("epochs", "patience")
+    typed = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    if args.model is not None:
+        recipe = RECIPES[args.model]
+        typed = _typed(args, recipe)
+        config = {**settings.config, **typed["config"]}
+        given = _given(args, recipe)
+        if "size" in given or "resize" in given:
+            config |= {k: v for k, v in _settings(args, recipe)["config"].items() if k in SIZES}
+        typed["config"] = config
+    return dataclasses.replace(settings, **typed)
+
+
+SIZES = ("resize", "crop")

@@ -55,6 +55,7 @@ class Recipe:
         weight_decay: of the optimizer.
         batch: images per step.
         epochs: passes over the training images.
+        patience: epochs without improvement before the training stops; 0: none does.
         size: side of the crop; 0 where it is that of the model that is trained on.
         resize: side that images are stretched to before the crop, for that size.
         options: further options.
@@ -73,6 +74,7 @@ class Recipe:
     lr_decay: float = 1.0
     lr_drop: float = 1.0
     weight_decay: float = 0.0
+    patience: int = 0
     options: tuple[Option, ...] = ()
     weights: str = BACKBONE_WEIGHTS
     quick: dict[str, Any] = field(default_factory=dict)

@@ -21,6 +21,9 @@ from adfast.errors import AdfastError, ModelError
 from adfast.training import checkpoint
 from adfast.training.feed import Feed, available_memory
 from adfast.training.reporting import Reporter
+from adfast.training.resume import begun as resume_info
+from adfast.training.resume import check as check_resume
+from adfast.training.resume import stalled
 from adfast.training.settings import TrainSettings
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -41,21 +44,43 @@ class Run:
         self.device = _device(settings.device)
         self.precision = _precision(settings.precision, self.device)
         last = out / "last.safetensors"
-        resume = resume and last.is_file()
+        before = resume_info(settings, out) if resume and last.is_file() else None
         root = Path(settings.data)
         train_paths, validation_paths = split_good(
             good_images(root, settings.list_file), settings.fraction, settings.seed
         )
-        _check_out(out, resume)
+        _check_out(out, before is not None)
         for leftover in out.glob(".*.safetensors"):  # of a training killed while it wrote
             leftover.unlink()
-        config = models.config_class(settings.model).from_dict(settings.config)
+        # A resumed run has the config it settled on before its first epoch.
+        stated = before["config"] if before else settings.config
+        config = models.config_class(settings.model).from_dict(stated)
         torch.manual_seed(settings.seed)
         self.model, weights = models.model_class(settings.model).from_weights(
             config, settings.weights
         )
         self.model.to(self.device, memory_format=torch.channels_last)
         paths = train_paths + validation_paths
+        self.info = {
+            "adfast": __version__,
+            "model": settings.model,
+            "config": {},
+            "training": {**settings.to_dict(), "precision": self.precision},
+            "data": {
+                "root": str(root.resolve()),
+                "train": [p.relative_to(root).as_posix() for p in train_paths],
+                "validation": [p.relative_to(root).as_posix() for p in validation_paths],
+                "sha256": dataset_sha256(root, paths),
+            },
+            "weights": weights,
+            "versions": {
+                "python": platform.python_version(),
+                **{name: _version(name) for name in ("torch", "timm", "numpy")},
+            },
+            "finished": False,
+        }
+        if before:
+            check_resume(before, self.info, out)
         keep, keep_features = self._cache(len(paths))
         config = self.model.config
         self.feed = Feed(paths, config.resize, config.crop, keep=keep, report=report)
@@ -72,25 +97,8 @@ class Run:
         best = {"epoch": 0, "validation_loss": math.inf}
         self.position = {"epoch": 0, "step": 0, "loss_sum": 0.0, "best": best}
         self.history: list[dict] = []
-        self.info = {
-            "adfast": __version__,
-            "model": settings.model,
-            "config": self.model.config.to_dict(),
-            "training": {**settings.to_dict(), "precision": self.precision},
-            "data": {
-                "root": str(root.resolve()),
-                "train": [p.relative_to(root).as_posix() for p in train_paths],
-                "validation": [p.relative_to(root).as_posix() for p in validation_paths],
-                "sha256": dataset_sha256(root, paths),
-            },
-            "weights": weights,
-            "versions": {
-                "python": platform.python_version(),
-                **{name: _version(name) for name in ("torch", "timm", "numpy")},
-            },
-            "finished": False,
-        }
-        if resume:
+        self.info["config"] = self.model.config.to_dict()
+        if before:
             self._resume(last)
         checkpoint.write_json(out / "config.json", self.info)
         self.shown = len(train_paths) * self.model.visits  # images of an epoch
@@ -175,6 +183,11 @@ class Run:
             f"validation {validation:.5g}, {record['seconds']:.1f} s"
         )
 
+    def stalled(self) -> bool:
+        """Whether validation has not improved for as many epochs as the settings wait."""
+        done, best = self.position["epoch"], self.position["best"]["epoch"]
+        return stalled(self.settings.patience, done, best)
+
     def save_last(self) -> None:
         """Save the state to resume from."""
         path = self.out / "last.safetensors"
@@ -207,22 +220,23 @@ class Run:
         loss, concluded = self.validate(exact=True)
         self.report.close()
         checkpoint.save_model(best, self.model)
+        done = self.position["epoch"]
+        early = done < self.settings.epochs
+        if early:
+            self.report.message(
+                f"stopped after epoch {done}: no better validation loss for "
+                f"{self.settings.patience} epochs"
+            )
         self.info.update(
             best={**self.position["best"], "validation_loss_f32": loss},
             **concluded,
+            stopped={"epoch": done, "patience": self.settings.patience} if early else None,
             finished=True,
         )
         checkpoint.write_json(self.out / "config.json", self.info)
         return self.info
 
     def _resume(self, last: Path) -> None:
-        before = models.read_run_info(self.out)
-        for key in ("model", "config", "data", "weights"):
-            if before.get(key) != self.info[key]:
-                raise ModelError(
-                    f"cannot resume {self.out}: its {key} is not that of this training; "
-                    "use the same settings and images, or another --out"
-                )
         self.position = checkpoint.load_last(last, self.model, self.optimizer)
         history = checkpoint.read_history(self.out / "history.jsonl")
         self.history = [r for r in history if r["epoch"] <= self.position["epoch"]]

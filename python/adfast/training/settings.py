@@ -20,6 +20,7 @@ class TrainSettings:
         list_file: text file that lists the good training images; None takes all of train/good.
         weights: of the frozen backbone: a file, "hub" or "none".
         epochs: passes over the training images.
+        patience: stop when the validation loss has not improved for so many epochs; 0: never.
         batch: images per step.
         optimizer: "adam" (weight decay added to the gradient) or "adamw".
         lr: initial learning rate.
@@ -42,6 +43,7 @@ class TrainSettings:
     list_file: str | None = None
     weights: str = "hub"
     epochs: int | None = None
+    patience: int | None = None
     batch: int | None = None
     optimizer: str | None = None
     lr: float | None = None
@@ -63,6 +65,7 @@ class TrainSettings:
                 object.__setattr__(self, name, getattr(paper, name))
         rules = {
             "epochs": (self.epochs >= 1, "at least 1"),
+            "patience": (self.patience >= 0, "0 (never stop early) or more"),
             "batch": (self.batch >= 1, "at least 1"),
             "optimizer": (self.optimizer in OPTIMIZERS, " or ".join(OPTIMIZERS)),
             "lr": (self.lr > 0, "positive"),
