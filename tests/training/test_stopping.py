@@ -1,6 +1,7 @@
 """Ending early, and what a resume does with a run that has ended or that began otherwise."""
 
 import json
+import sys
 
 import pytest
 
@@ -160,3 +161,39 @@ def test_the_command_line_resumes_with_the_same_words(data, tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert cli.main(["train", "adtr", "--out", str(run), "--resume"]) == 1
     assert "its model is not" in capsys.readouterr().err
+
+
+def scalars(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    names = events.Tags()["scalars"]
+    return {name: {event.step: event.value for event in events.Scalars(name)} for name in names}
+
+
+def test_tensorboard_shows_every_epoch_once(data, tmp_path):
+    run = tmp_path / "run"
+    wish = {"patience": 0, "tensorboard": True}
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(data, **wish, epochs=4), run, report=tiny_runs.StopAt(2 * 26 + 5))
+    assert len(list((run / "tensorboard").iterdir())) == 1
+    train(settings(data, **wish, epochs=4), run, resume=True)
+    found = scalars(run / "tensorboard")
+    names = ["loss/training", "loss/validation", "learning rate", "images per second"]
+    assert sorted(found) == sorted(names)
+    history = checkpoint.read_history(run / "history.jsonl")
+    for name, key in zip(names, ("loss", "validation_loss", "lr"), strict=False):
+        assert found[name] == {r["epoch"]: pytest.approx(r[key], rel=1e-6) for r in history}
+    speed = found["images per second"]
+    assert speed.keys() == {1, 2, 3, 4} and min(speed.values()) > 0
+    train(settings(data, patience=0, epochs=1), tmp_path / "without")
+    assert not (tmp_path / "without" / "tensorboard").exists()
+
+
+def test_tensorboard_that_is_missing_is_named_before_images_are_read(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    said = Say()
+    with pytest.raises(AdfastError, match="pip install tensorboard"):
+        train(settings(data, tensorboard=True), tmp_path / "run", report=said)
+    assert not said.said and not list((tmp_path / "run").iterdir())

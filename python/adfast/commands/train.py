@@ -16,6 +16,10 @@ example:
   adfast train gtrans --data parts/ --backbone resnet18 --weights resnet18.pth --out runs/parts
   adfast train adtr --data parts/ --out runs/adtr
   adfast train --out runs/parts --resume          # after a kill or Ctrl-C, same settings
+
+several processes, one per GPU, or on the CPU (every step's images are shared among them, so --batch
+stays the whole batch; BatchNorm's statistics are those of the first):
+  torchrun --nproc-per-node 2 -m adfast train adtr --data parts/ --out runs/adtr
 """
 
 
@@ -95,6 +99,12 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         help="what to keep in memory; features spares the frozen backbone in every epoch. "
         "auto: as much as fits. default: auto",
     )
+    add(
+        "--tensorboard",
+        action="store_true",
+        default=None,
+        help="write losses, rate and images per second of every epoch to RUN/tensorboard",
+    )
     add("--device", choices=["auto", "cpu", "cuda"], help="default: auto")
 
 
@@ -142,9 +152,10 @@ def run(args: argparse.Namespace) -> int:
         raise ArgumentError("[train] --out is missing: the run folder to write")
     try:
         from adfast.training import TrainSettings, train
-        from adfast.training.reporting import RichReporter
+        from adfast.training.ranks import rank
+        from adfast.training.reporting import Reporter, RichReporter
 
-        report = RichReporter()
+        report = RichReporter() if rank() == 0 else Reporter()
     except ImportError as error:
         raise AdfastError(f'training needs {error.name}; pip install "adfast[train]"') from error
     if resume:
@@ -157,13 +168,21 @@ def run(args: argparse.Namespace) -> int:
         settings = TrainSettings(**_settings(args, RECIPES[args.model]))
     try:
         info = train(settings, out, resume=resume, report=report)
+    except AdfastError as error:
+        if rank() == 0:
+            raise
+        raise AdfastError(f"process {rank()}: {error}") from error
     except KeyboardInterrupt:
+        if rank() > 0:
+            return 130
         saved = os.path.isfile(os.path.join(out, "last.safetensors"))
         hint = f"go on with: adfast train --out {out} --resume"
         print(f"interrupted; {hint if saved else 'nothing was saved yet'}", file=sys.stderr)
         return 130
     finally:
         report.close()
+    if rank() > 0:
+        return 0
     best = info["best"]
     print(
         f"{out}: best epoch {best['epoch']}, validation loss {best['validation_loss']:.5g}; "
@@ -174,6 +193,7 @@ def run(args: argparse.Namespace) -> int:
 
 # Fields of TrainSettings that are options of the same name.
 FIELDS = ("model", "epochs", "patience", "batch", "lr", "seed", "precision", "cache", "device")
+FIELDS += ("tensorboard",)
 
 
 def _settings(args: argparse.Namespace, recipe: Recipe) -> dict:

@@ -35,6 +35,7 @@ class TrainSettings:
         cache: what to keep in memory: "off", "images" (decoded and resized), "features" (images and
             the frozen backbone's features), or "auto": as much of that as fits.
         device: "cpu", "cuda", or "auto": CUDA where there is one.
+        tensorboard: write losses, rate and speed of every epoch to RUN/tensorboard.
     """
 
     model: str = "gtrans"
@@ -56,6 +57,7 @@ class TrainSettings:
     precision: str = "auto"
     cache: str = "auto"
     device: str = "auto"
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, with an AdfastError that names the setting."""
