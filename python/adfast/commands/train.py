@@ -100,6 +100,13 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         "auto: as much as fits. default: auto",
     )
     add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode images that are not kept in memory; 0: the training itself. "
+        "default: one per processor, at most 8",
+    )
+    add(
         "--tensorboard",
         action="store_true",
         default=None,
@@ -193,7 +200,7 @@ def run(args: argparse.Namespace) -> int:
 
 # Fields of TrainSettings that are options of the same name.
 FIELDS = ("model", "epochs", "patience", "batch", "lr", "seed", "precision", "cache", "device")
-FIELDS += ("tensorboard",)
+FIELDS += ("workers", "tensorboard")
 
 
 def _settings(args: argparse.Namespace, recipe: Recipe) -> dict:

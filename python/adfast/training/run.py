@@ -21,7 +21,7 @@ from adfast.data.folder import dataset_sha256, good_images, split_good
 from adfast.errors import AdfastError, ModelError
 from adfast.training import checkpoint
 from adfast.training.board import Board, writer_class
-from adfast.training.feed import Feed, available_memory
+from adfast.training.feed import WORKERS, Feed, available_memory
 from adfast.training.ranks import Ranks
 from adfast.training.reporting import Reporter
 from adfast.training.resume import begun as resume_info
@@ -109,7 +109,10 @@ class Run:
             check_resume(before, self.info, out)
         keep, keep_features = self._cache(len(paths))
         config = self.model.config
-        self.feed = Feed(paths, config.resize, config.crop, keep=keep, report=report)
+        workers = WORKERS // self.ranks.local if settings.workers is None else settings.workers
+        self.feed = Feed(
+            paths, config.resize, config.crop, keep=keep, workers=workers, report=report
+        )
         self.train_indices = torch.arange(len(train_paths))
         self.validation_indices = torch.arange(len(train_paths), len(paths))
         self.features = self._frozen_features() if keep_features else None

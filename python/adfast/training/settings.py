@@ -34,6 +34,8 @@ class TrainSettings:
         precision: "bf16" autocast, "f32", or "auto": bf16 where the processor computes in it.
         cache: what to keep in memory: "off", "images" (decoded and resized), "features" (images and
             the frozen backbone's features), or "auto": as much of that as fits.
+        workers: processes that decode images that are not kept in memory, for each process that
+            trains; 0: the training itself decodes. None: one per processor, at most 8.
         device: "cpu", "cuda", or "auto": CUDA where there is one.
         tensorboard: write losses, rate and speed of every epoch to RUN/tensorboard.
     """
@@ -56,6 +58,7 @@ class TrainSettings:
     seed: int = 0
     precision: str = "auto"
     cache: str = "auto"
+    workers: int | None = None
     device: str = "auto"
     tensorboard: bool = False
 
@@ -63,7 +66,7 @@ class TrainSettings:
         """Refuse values that cannot work, with an AdfastError that names the setting."""
         paper = recipe(self.model)
         for name, value in vars(self).items():
-            if value is None and name != "list_file":
+            if value is None and name not in ("list_file", "workers"):
                 object.__setattr__(self, name, getattr(paper, name))
         rules = {
             "epochs": (self.epochs >= 1, "at least 1"),
@@ -81,6 +84,7 @@ class TrainSettings:
                 self.cache in ("auto", "off", "images", "features"),
                 "auto, off, images or features",
             ),
+            "workers": (self.workers is None or self.workers >= 0, "at least 0"),
             "device": (self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
         }
         for name, (good, expected) in rules.items():
