@@ -61,6 +61,7 @@ class Recipe:
         options: further options.
         weights: what --weights takes.
         quick: what --quick changes: option names and values, for machines without a GPU.
+        cifar10: what --cifar10 changes, alike: the paper's model for CIFAR-10, if it has one.
     """
 
     paper: str
@@ -78,6 +79,7 @@ class Recipe:
     options: tuple[Option, ...] = ()
     weights: str = BACKBONE_WEIGHTS
     quick: dict[str, Any] = field(default_factory=dict)
+    cifar10: dict[str, Any] = field(default_factory=dict)
 
     def resize_for(self, size: int) -> int:
         """Return the side to stretch to for a crop: as the paper, else in proportion."""
@@ -185,6 +187,8 @@ RECIPES = {
             Option("dropout", 0.1, "in training", type=float, metavar="SHARE"),
         ),
         quick={"backbone": "resnet18", "size": 128, "batch": 8, "epochs": 60},
+        # The appendix: a map of 8x8, which is the output stride 4, and larger batches.
+        cifar10={"size": 32, "grid": [8, 8], "upsample": "no", "batch": 128},
     ),
     # Section 4.1.2.
     "saae": Recipe(
