@@ -60,6 +60,7 @@ class Recipe:
         resize: side that images are stretched to before the crop, for that size.
         options: further options.
         weights: what --weights takes.
+        labelled: whether it learns from images with known anomalies too.
         quick: what --quick changes: option names and values, for machines without a GPU.
         cifar10: what --cifar10 changes, alike: the paper's model for CIFAR-10, if it has one.
     """
@@ -78,6 +79,7 @@ class Recipe:
     patience: int = 0
     options: tuple[Option, ...] = ()
     weights: str = BACKBONE_WEIGHTS
+    labelled: bool = False
     quick: dict[str, Any] = field(default_factory=dict)
     cifar10: dict[str, Any] = field(default_factory=dict)
 
@@ -253,11 +255,19 @@ RECIPES = {
             Option(
                 "anomalies",
                 0.5,
-                "share of the images that get confetti",
+                "share of the good images that get confetti; 0 with --labelled only",
                 type=float,
                 metavar="SHARE",
             ),
+            Option(
+                "labelled_share",
+                0.25,
+                "share of a batch that are --labelled images",
+                float,
+                "SHARE",
+            ),
         ),
+        labelled=True,
         weights="the run folder of a trained adtr to start from",
         quick={"batch": 8, "epochs": 20},
     ),
