@@ -84,9 +84,35 @@ def test_altered_records_with_right_hashes_never_crash(tmp_path, plan_bytes, sec
         try:
             adfast.load(path, threads=1).predict(frame)
             outcomes["loaded"] += 1
-        except (adfast.AdfastError, UnicodeDecodeError, MemoryError):
+        except (adfast.AdfastError, MemoryError):
             outcomes["refused"] += 1
     assert outcomes["refused"] > 0
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path, plan_bytes):
+    """Right where Python's own strict decoder refuses it."""
+    random = np.random.default_rng(2)
+    offset, size = place_of(plan_bytes, "fields")
+    at = plan_bytes.index(b"tiny", offset, offset + size)
+    path = tmp_path / "text.plan"
+    edges = [0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC1, 0xC2, 0xDF, 0xE0, 0xED, 0xEF]
+    edges += [0xF0, 0xF4, 0xF5, 0xFF]
+    outcomes = set()
+    for _ in range(1000):
+        text = bytes(random.choice(edges, 4).tolist())
+        data = bytearray(plan_bytes)
+        data[at : at + 4] = text
+        path.write_bytes(resealed(data, "fields"))
+        try:
+            expected = text.decode()
+        except UnicodeDecodeError:
+            expected = None
+            with pytest.raises(adfast.PlanError, match="not UTF-8"):
+                _core.read_plan(str(path))
+        else:
+            assert _core.read_plan(str(path))["fields"]["model"] == expected
+        outcomes.add(expected is None)
+    assert outcomes == {True, False}
 
 
 def test_a_newer_format_says_what_to_do(tmp_path, plan_bytes):
