@@ -244,7 +244,7 @@ class Windows(nn.Module):
         return torch.tensor(corners), torch.tensor(places)
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw corners [count, 2] and the places [count] of the hidden patches, all alike likely."""
+        """Draw corners [count, 2] and places [count] of hidden patches, all equally likely."""
         axes = [torch.randint(size, (count,), generator=generator) for size in self.corners]
         places = torch.randint(self.length**2, (count,), generator=generator)
         return torch.stack(axes, dim=1), places
