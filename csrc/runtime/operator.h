@@ -61,8 +61,9 @@ class Backend {
   // The storage type of feature maps.
   virtual DType feature_type() const = 0;
   virtual OperandType operand_type(const Node& node, size_t input, const Shape& shape) const = 0;
+  // `narrow`: every reader of the result takes features.
   virtual DType result_type(const Node& node, const Shape& shape,
-                            std::span<const Tensor* const> inputs) const = 0;
+                            std::span<const Tensor* const> inputs, bool narrow) const = 0;
   // Throws ErrorKind::plan, naming op, node, expected and got.
   virtual std::unique_ptr<Operator> make(const OperatorRequest& request) const = 0;
   virtual std::unique_ptr<Operator> make_conversion(const Tensor& from, const Tensor& to) const = 0;

@@ -186,7 +186,8 @@ struct LayerNormArgs {
   const float* residual;  // [rows][width] or null
   int64_t rows, width;
   float eps;
-  float* out;  // may alias x or residual
+  void* out;  // may alias x or residual if it is f32
+  DType out_dtype = DType::f32;
 };
 
 struct SoftmaxArgs {

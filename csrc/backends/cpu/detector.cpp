@@ -417,7 +417,9 @@ std::unique_ptr<Operator> make_attention(const OperatorRequest& request, const D
 std::vector<Op> detector_ops() {
   using enum OperandType;
   return {
-      {"frame", 0, 0, 1, {}, Op::Result::features, make_frame},
+      // An image that more than convolutions read, as a difference of images does, keeps its
+      // digits.
+      {"frame", 0, 0, 1, {}, Op::Result::as_read, make_frame},
       {"token_attention", 2, 3, 1, {any}, Op::Result::f32, make_token_attention},
       {"projector_attention",
        5,

@@ -25,7 +25,7 @@ std::unique_ptr<Operator> make_unary(const OperatorRequest& request, const Devic
                            kernels::UnaryArgs bound = args;
                            bound.x = binding.inputs[0];
                            bound.out = binding.outputs[0];
-                           return [run, bound] { run(bound); };
+                           return [run, bound] { share_unary(run, bound); };
                          });
 }
 
@@ -44,6 +44,25 @@ int64_t broadcast_count(const OperatorRequest& request) {
           "second input: expected " + to_string(a) + ", a constant scalar or a constant " +
               to_string(vector) + ", got " + to_string(b.shape));
   return count;
+}
+
+// Whole repetitions of b are shared out; two operands of one size, in blocks.
+void run_binary(void (*run)(const kernels::BinaryArgs&), const kernels::BinaryArgs& args) {
+  constexpr int64_t block = 1024;
+  const bool same = args.b_count == args.count;
+  const int64_t width = same || args.b_count == 1 ? block : args.b_count;
+  share_rows((args.count + width - 1) / width, width, [&](int64_t begin, int64_t end) {
+    const auto at = [&](kernels::DType type) {
+      return begin * width * static_cast<int64_t>(size_of(static_cast<DType>(type)));
+    };
+    kernels::BinaryArgs mine = args;
+    mine.a = static_cast<const std::byte*>(args.a) + at(args.a_dtype);
+    if (same) mine.b = static_cast<const std::byte*>(args.b) + at(args.b_dtype);
+    mine.out = static_cast<std::byte*>(args.out) + at(args.out_dtype);
+    mine.count = std::min(args.count, end * width) - begin * width;
+    if (same) mine.b_count = mine.count;
+    run(mine);
+  });
 }
 
 std::unique_ptr<Operator> make_binary(const OperatorRequest& request, const Device& device) {
@@ -74,8 +93,21 @@ std::unique_ptr<Operator> make_binary(const OperatorRequest& request, const Devi
                            bound.a = binding.inputs[0];
                            bound.b = vector.empty() ? binding.inputs[1] : vector.data();
                            bound.out = binding.outputs[0];
-                           return [run, bound] { run(bound); };
+                           return [run, bound] { run_binary(run, bound); };
                          });
+}
+
+void run_layer_norm(void (*run)(const kernels::LayerNormArgs&),
+                    const kernels::LayerNormArgs& args) {
+  const auto size = static_cast<int64_t>(size_of(static_cast<DType>(args.out_dtype)));
+  share_rows(args.rows, args.width, [&](int64_t begin, int64_t end) {
+    kernels::LayerNormArgs mine = args;
+    mine.rows = end - begin;
+    mine.x += begin * args.width;
+    if (args.residual != nullptr) mine.residual += begin * args.width;
+    mine.out = static_cast<std::byte*>(args.out) + begin * args.width * size;
+    run(mine);
+  });
 }
 
 std::unique_ptr<Operator> make_layer_norm(const OperatorRequest& request, const Device& device) {
@@ -91,6 +123,7 @@ std::unique_ptr<Operator> make_layer_norm(const OperatorRequest& request, const 
   args.rows = element_count(x) / width;
   args.width = width;
   args.eps = static_cast<float>(request.node.attrs.real("eps"));
+  args.out_dtype = kernel_type(request.outputs[0]->dtype);
   const auto run = device.kernels->layer_norm;
   return kernel_operator(device, 8.0 * element_count(x), 0,
                          [run, args, gamma = floats(constant(request, 1)),
@@ -102,8 +135,8 @@ std::unique_ptr<Operator> make_layer_norm(const OperatorRequest& request, const 
                            bound.residual = binding.inputs.size() > 3
                                                 ? static_cast<const float*>(binding.inputs[3])
                                                 : nullptr;
-                           bound.out = static_cast<float*>(binding.outputs[0]);
-                           return [run, bound] { run(bound); };
+                           bound.out = binding.outputs[0];
+                           return [run, bound] { run_layer_norm(run, bound); };
                          });
 }
 
@@ -119,6 +152,18 @@ std::unique_ptr<Operator> make_softmax(const OperatorRequest& request, const Dev
     bound.x = static_cast<const float*>(binding.inputs[0]);
     bound.out = static_cast<float*>(binding.outputs[0]);
     return [run, bound] { run(bound); };
+  });
+}
+
+void run_reduce(void (*run)(const kernels::ReduceArgs&), const kernels::ReduceArgs& args) {
+  const int64_t size = args.width * args.inner;
+  share_rows(args.rows, size, [&](int64_t begin, int64_t end) {
+    kernels::ReduceArgs mine = args;
+    mine.rows = end - begin;
+    mine.x = static_cast<const std::byte*>(args.x) +
+             begin * size * static_cast<int64_t>(size_of(static_cast<DType>(args.dtype)));
+    mine.out += begin * args.inner;
+    run(mine);
   });
 }
 
@@ -159,7 +204,7 @@ std::unique_ptr<Operator> make_reduce(const OperatorRequest& request, const Devi
                            kernels::ReduceArgs bound = args;
                            bound.x = binding.inputs[0];
                            bound.out = static_cast<float*>(binding.outputs[0]);
-                           return [run, bound] { run(bound); };
+                           return [run, bound] { run_reduce(run, bound); };
                          });
 }
 
@@ -168,7 +213,7 @@ std::unique_ptr<Operator> make_reduce(const OperatorRequest& request, const Devi
 std::vector<Op> elementwise_ops() {
   using enum OperandType;
   std::vector<Op> ops = {
-      {"layer_norm", 3, 4, 1, {f32}, Op::Result::f32, make_layer_norm},
+      {"layer_norm", 3, 4, 1, {f32}, Op::Result::as_read, make_layer_norm},
       {"softmax", 1, 1, 1, {f32}, Op::Result::f32, make_softmax},
   };
   for (const char* name : {"reduce_sum", "reduce_mean", "reduce_max"}) {

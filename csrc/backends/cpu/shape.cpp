@@ -1,7 +1,4 @@
 // Moving elements: concatenation, slices, resizing; and not moving them: pixels as tokens.
-#include <omp.h>
-
-#include <algorithm>
 #include <cstring>
 
 #include "backends/cpu/backend.h"
@@ -110,10 +107,8 @@ std::unique_ptr<Operator> make_slice(const OperatorRequest& request, const Devic
   });
 }
 
-// Rows of a table by their numbers: every window's tokens. Below a megabyte, waking threads costs
-// more than they save.
+// Rows of a table by their numbers: every window's tokens.
 std::unique_ptr<Operator> make_window_gather(const OperatorRequest& request, const Device& device) {
-  constexpr size_t worth_waking = size_t{1} << 20;
   const Node& node = request.node;
   const Tensor& x = *request.inputs[0];
   const Tensor& index = constant(request, 1);
@@ -129,19 +124,16 @@ std::unique_ptr<Operator> make_window_gather(const OperatorRequest& request, con
   require_result(request, 0, {index.shape[0], index.shape[1], x.shape[2]});
   std::vector<float> table;
   if (x.constant) table = floats(x);
-  const size_t bytes = static_cast<size_t>(x.shape[2]) * sizeof(float);
-  const int threads = rows.size() * bytes < worth_waking ? 1 : omp_get_max_threads();
   return kernel_operator(
-      device, 0, 0, [rows = std::move(rows), table, bytes, threads](const Binding& binding) {
+      device, 0, 0, [rows = std::move(rows), table, width = x.shape[2]](const Binding& binding) {
         const void* from = table.empty() ? binding.inputs[0] : table.data();
-        return [in = static_cast<const std::byte*>(from),
-                out = static_cast<std::byte*>(binding.outputs[0]), rows = rows.data(),
-                count = static_cast<int64_t>(rows.size()), bytes, threads] {
-          const int parts = std::min(threads, omp_get_max_threads());
-#pragma omp parallel for num_threads(parts) schedule(static) if (parts > 1)
-          for (int64_t i = 0; i < count; ++i) {
-            std::memcpy(out + i * bytes, in + rows[i] * bytes, bytes);
-          }
+        return [in = static_cast<const float*>(from), out = static_cast<float*>(binding.outputs[0]),
+                rows = std::span(rows), width] {
+          share_rows(std::ssize(rows), width, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+              std::memcpy(out + i * width, in + rows[i] * width, width * sizeof(float));
+            }
+          });
         };
       });
 }
@@ -190,7 +182,7 @@ std::unique_ptr<Operator> copy(const OperatorRequest& request, const Device& dev
     kernels::UnaryArgs bound = args;
     bound.x = binding.inputs[0];
     bound.out = binding.outputs[0];
-    return [run, bound] { run(bound); };
+    return [run, bound] { share_unary(run, bound); };
   });
 }
 
