@@ -74,6 +74,16 @@ size_t attention_scratch(int64_t keys, int64_t head_dim, int64_t head_value_dim)
   return static_cast<size_t>(columns * head_dim + keys * width + kQueryRows * (head_dim + columns));
 }
 
+size_t halo_attention_scratch(int64_t side, int64_t head_dim, int64_t head_value_dim) {
+  // One head's keys (transposed) and values around a block, a few queries, their weights and the
+  // products with the tables of positions.
+  int64_t row = round_up(side, kMaxLanes), columns = round_up(side * row, kMaxPanel);
+  int64_t width = round_up(head_value_dim, kMaxLanes);
+  return static_cast<size_t>(
+      columns * (head_dim + width) +
+      kHaloRows * (columns + row + round_up(side, kMaxLanes) + kMaxLanes + head_dim));
+}
+
 constexpr uint32_t kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;
 
 uint32_t flush_denormals() {

@@ -12,6 +12,7 @@
 #include "elementwise.h"
 #include "frame.h"
 #include "gaussian_blur.h"
+#include "halo_attention.h"
 #include "norm.h"
 #include "reduce.h"
 #include "resize.h"
@@ -37,6 +38,7 @@ const Table kTable = {
     .box_filter = box_filter,
     .resize_bilinear = resize_bilinear,
     .attention = attention,
+    .halo_attention = halo_attention,
     .layer_norm = layer_norm,
     .softmax = softmax,
     .unary = unary,

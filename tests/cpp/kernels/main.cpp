@@ -22,6 +22,7 @@ int main() {
       test_frame(*table, dtype);
       test_reduce(*table, dtype);
       test_nan(*table, dtype);
+      test_halo_attention(*table, dtype);
     }
     test_resize_bilinear(*table);
     test_fuse_maps(*table);

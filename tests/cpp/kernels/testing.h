@@ -147,7 +147,7 @@ inline auto values(const Feature& f) {
 inline std::string text(const char* op, const k::Table& table, k::DType dtype,
                         std::initializer_list<int64_t> sizes) {
   std::string s = std::string(op) + " " + table.name + (dtype == k::DType::f32 ? " f32" : " bf16");
-  for (int64_t n : sizes) s += " " + std::to_string(n);
+  for (int64_t n : sizes) s.append(1, ' ').append(std::to_string(n));
   return s;
 }
 
@@ -171,6 +171,7 @@ void test_gaussian_blur(const k::Table& table);
 void test_frame(const k::Table& table, k::DType dtype);
 void test_box_filter(const k::Table& table);
 void test_attention(const k::Table& table);
+void test_halo_attention(const k::Table& table, k::DType dtype);
 void test_rows(const k::Table& table);
 void test_unary(const k::Table& table);
 void test_binary(const k::Table& table);
