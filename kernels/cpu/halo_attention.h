@@ -12,14 +12,14 @@ static inline void fill(float* out, int64_t n, float value) {
 
 // sums[r][v] += left[r][0..depth) . right[0..depth)[...], held in registers. Every row is summed
 // alike, in the order of depth.
-template <int kRows, int kVecs>
+template <int kVecs>
 static inline __attribute__((always_inline)) void accumulate(const float* left, int64_t left_stride,
                                                              const float* right,
                                                              int64_t right_stride, int64_t depth,
                                                              Vec (*sums)[kVecs]) {
-  Vec acc[kRows][kVecs];
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; r++) {
+  Vec acc[kQueryRows][kVecs];
+#pragma GCC unroll 8
+  for (int r = 0; r < kQueryRows; r++) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; v++) acc[r][v] = sums[r][v];
   }
@@ -27,29 +27,38 @@ static inline __attribute__((always_inline)) void accumulate(const float* left, 
     Vec b[kVecs];
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; v++) b[v] = load(right + i * right_stride + v * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kQueryRows; r++) {
       Vec a = set1(left[r * left_stride + i]);
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; v++) acc[r][v] = fma(a, b[v], acc[r][v]);
     }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kQueryRows; r++) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; v++) sums[r][v] = acc[r][v];
   }
 }
 
-// out[i] = q . table[..][first + i] for i below count.
+// out[r][i] = q[r] . table[..][first[r] + i] for i below count, kQueryRows rows at once.
 static inline void position_terms(const float* q, int64_t dim, const float* table, int64_t length,
-                                  int64_t first, int64_t count, float* out) {
+                                  const int64_t* first, int64_t count, float* out, int64_t stride) {
   over(count, [&](int64_t i, auto lanes) {
-    Vec total = set1(0.0f);
-    for (int64_t d = 0; d < dim; d++) {
-      total = fma(set1(q[d]), load(table + d * length + first + i, lanes), total);
+    Vec total[kQueryRows];
+    const float* from[kQueryRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kQueryRows; r++) {
+      total[r] = set1(0.0f);
+      from[r] = table + first[r] + i;
     }
-    store(out + i, total, lanes);
+    for (int64_t d = 0; d < dim; d++) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kQueryRows; r++) {
+        total[r] = fma(set1(q[r * dim + d]), load(from[r] + d * length, lanes), total[r]);
+      }
+    }
+    for (int r = 0; r < kQueryRows; r++) store(out + r * stride + i, total[r], lanes);
   });
 }
 
@@ -72,56 +81,65 @@ struct HaloBlock {
   const int64_t keys = (row_end - row_begin) * row, columns = round_up(keys, kPanel);
   const int64_t rows = (columns + row - 1) / row, width = round_up(value_dim, kLanes);
   // Scratch.
-  float* const key = a.scratch;                        // panels of kPanel keys: [dim][kPanel]
-  float* const value = key + columns * dim;            // [keys][width]
-  float* const weight = value + columns * width;       // [kHaloRows][columns]
-  float* const across = weight + kHaloRows * columns;  // [kHaloRows][row]
-  float* const down = across + kHaloRows * row;        // [kHaloRows][rows]
-  float* const query = down + kHaloRows * rows;        // [kHaloRows][dim]
+  float* const key = a.scratch;                         // panels of kPanel keys: [dim][kPanel]
+  float* const value = key + columns * dim;             // [keys][width]
+  float* const weight = value + columns * width;        // [kQueryRows][columns]
+  float* const across = weight + kQueryRows * columns;  // [kQueryRows][row]
+  float* const down = across + kQueryRows * row;        // [kQueryRows][rows]
+  float* const queries = down + kQueryRows * rows;      // [block * block, rounded up][dim]
 
   int64_t pixel(int64_t i) const { return (top + i / a.block) * a.width + left + i % a.block; }
 
   void pack() const {
     fill(key, columns * dim, 0.0f);
     fill(value, keys * width, 0.0f);
+    fill(across, kQueryRows * row, -infinity());
+    fill(down, kQueryRows * rows, -infinity());
     for (int64_t m = row_begin; m < row_end; m++) {
       for (int64_t n = column_begin; n < column_end; n++) {
         const int64_t from = (top + m - a.halo) * a.width + left + n - a.halo;
         const int64_t to = (m - row_begin) * row + n;
         const T* k = static_cast<const T*>(a.k) + from * a.dim + head * dim;
+        const T* v = static_cast<const T*>(a.v) + from * a.value_dim + head * value_dim;
+        // The next head lies beside this one and comes next.
+        __builtin_prefetch(k + dim);
+        __builtin_prefetch(v + value_dim);
         float* packed = key + to / kPanel * kPanel * dim + to % kPanel;
         for (int64_t d = 0; d < dim; d++) packed[d * kPanel] = widened(k[d]);
-        const T* v = static_cast<const T*>(a.v) + from * a.value_dim + head * value_dim;
         over(value_dim, [&](int64_t c, auto lanes) {
           store(value + to * width + c, load(v + c, lanes), lanes);
         });
       }
     }
-  }
-
-  // The queries, scaled, and what their logits begin with.
-  void prepare(int64_t first, int64_t count) const {
-    const float scale = a.scale * 1.44269504f;
-    for (int64_t r = 0; r < kHaloRows; r++) {
-      const int64_t i = first + smaller(r, count - 1);
-      const T* q = static_cast<const T*>(a.q) + pixel(i) * a.dim + head * dim;
-      float* scaled = query + r * dim;
-      for (int64_t d = 0; d < dim; d++) scaled[d] = widened(q[d]) * scale;
-      position_terms(scaled, dim, a.rows, length, row_begin - i / a.block + side - 1,
-                     row_end - row_begin, down + r * rows);
-      fill(down + r * rows + row_end - row_begin, rows - (row_end - row_begin), -infinity());
-      float* terms = across + r * row;
-      fill(terms, row, -infinity());
-      position_terms(scaled, dim, a.columns, length, column_begin - i % a.block + side - 1,
-                     column_end - column_begin, terms + column_begin);
+    const Vec scale = set1(a.scale * 1.44269504f);
+    const int64_t count = a.block * a.block;
+    for (int64_t i = 0; i < round_up(count, kQueryRows); i++) {
+      const T* q = static_cast<const T*>(a.q) + pixel(smaller(i, count - 1)) * a.dim + head * dim;
+      __builtin_prefetch(q + dim);
+      over(dim, [&](int64_t d, auto lanes) {
+        store(queries + i * dim + d, load(q + d, lanes) * scale, lanes);
+      });
     }
   }
 
-  // Stores out = sums * factor for kRows queries from `first`, those beyond `count` dropped.
-  template <int kRows, int kVecs>
+  // What the logits of kQueryRows queries begin with; the masked places are never written.
+  void prepare(int64_t first, const float* query) const {
+    int64_t up[kQueryRows], left_of[kQueryRows];
+    for (int64_t r = 0; r < kQueryRows; r++) {
+      const int64_t i = smaller(first + r, a.block * a.block - 1);
+      up[r] = row_begin - i / a.block + side - 1;
+      left_of[r] = column_begin - i % a.block + side - 1;
+    }
+    position_terms(query, dim, a.rows, length, up, row_end - row_begin, down, rows);
+    position_terms(query, dim, a.columns, length, left_of, column_end - column_begin,
+                   across + column_begin, row);
+  }
+
+  // Stores out = sums * factor for `count` queries from `first`.
+  template <int kVecs>
   void put(const Vec (*sums)[kVecs], const float* factor, int64_t first, int64_t count,
            int64_t column) const {
-    for (int64_t r = 0; r < smaller(kRows, count); r++) {
+    for (int64_t r = 0; r < count; r++) {
       T* out = static_cast<T*>(a.out) + pixel(first + r) * a.value_dim + head * value_dim + column;
       for (int v = 0; v < kVecs; v++) {
         const int64_t left_over = value_dim - column - v * kLanes;
@@ -137,22 +155,19 @@ struct HaloBlock {
 
   template <int kVecs>
   void weigh(const float* factor, int64_t first, int64_t count, int64_t column) const {
-    // Few vectors leave registers for more queries.
-    constexpr int64_t kRows = 2 * kVecs <= kTileVecs ? kHaloRows : kQueryRows;
-    for (int64_t r = 0; r < count; r += kRows) {
-      Vec sums[kRows][kVecs];
-      for (int i = 0; i < kRows; i++) {
-        for (int v = 0; v < kVecs; v++) sums[i][v] = set1(0.0f);
-      }
-      accumulate<kRows, kVecs>(weight + r * columns, columns, value + column, width, keys, sums);
-      put<kRows, kVecs>(sums, factor + r, first + r, count - r, column);
+    Vec sums[kQueryRows][kVecs];
+    for (int r = 0; r < kQueryRows; r++) {
+      for (int v = 0; v < kVecs; v++) sums[r][v] = set1(0.0f);
     }
+    accumulate<kVecs>(weight, columns, value + column, width, keys, sums);
+    put<kVecs>(sums, factor, first, count, column);
   }
 
   void attend(int64_t first, int64_t count) const {
-    prepare(first, count);
-    Vec most[kHaloRows];
-    for (int r = 0; r < kHaloRows; r++) most[r] = set1(-infinity());
+    const float* query = queries + first * dim;
+    prepare(first, query);
+    Vec most[kQueryRows];
+    for (int r = 0; r < kQueryRows; r++) most[r] = set1(-infinity());
     int64_t m = 0, part = 0;  // row, and vector in it, of the panel's first vector
     for (int64_t i = 0; i < columns; i += kPanel) {
       int64_t row_of[kTileVecs], part_of[kTileVecs];
@@ -161,31 +176,26 @@ struct HaloBlock {
         part_of[v] = part * kLanes;
         if (++part == row_vecs) part = 0, m++;
       }
-      for (int64_t r = 0; r < kHaloRows; r += kQueryRows) {
-        Vec sums[kQueryRows][kTileVecs];
+      Vec sums[kQueryRows][kTileVecs];
 #pragma GCC unroll 8
-        for (int j = 0; j < kQueryRows; j++) {
+      for (int r = 0; r < kQueryRows; r++) {
 #pragma GCC unroll 4
-          for (int v = 0; v < kTileVecs; v++) {
-            sums[j][v] =
-                load(across + (r + j) * row + part_of[v]) + set1(down[(r + j) * rows + row_of[v]]);
-          }
+        for (int v = 0; v < kTileVecs; v++) {
+          sums[r][v] = load(across + r * row + part_of[v]) + set1(down[r * rows + row_of[v]]);
         }
-        accumulate<kQueryRows, kTileVecs>(query + r * dim, dim, key + i * dim, kPanel, dim, sums);
+      }
+      accumulate<kTileVecs>(query, dim, key + i * dim, kPanel, dim, sums);
 #pragma GCC unroll 8
-        for (int j = 0; j < kQueryRows; j++) {
-          Vec top_of = most[r + j];
+      for (int r = 0; r < kQueryRows; r++) {
 #pragma GCC unroll 4
-          for (int v = 0; v < kTileVecs; v++) {
-            store(weight + (r + j) * columns + i + v * kLanes, sums[j][v]);
-            top_of = max(sums[j][v], top_of);
-          }
-          most[r + j] = top_of;
+        for (int v = 0; v < kTileVecs; v++) {
+          store(weight + r * columns + i + v * kLanes, sums[r][v]);
+          most[r] = max(sums[r][v], most[r]);
         }
       }
     }
-    float factor[kHaloRows];
-    for (int r = 0; r < kHaloRows; r++) {
+    float factor[kQueryRows];
+    for (int r = 0; r < kQueryRows; r++) {
       float* weights = weight + r * columns;
       const Vec shift = set1(largest(most[r]));
       Vec total = set1(0.0f);
@@ -214,15 +224,15 @@ struct HaloBlock {
     for (int64_t c = 0; c < width; c += kLanes) {
       Vec total[1][1] = {{set1(0.0f)}};
       for (int64_t i = 0; i < keys; i++) total[0][0] = total[0][0] + load(value + i * width + c);
-      for (int64_t i = 0; i < a.block * a.block; i++) put<1, 1>(total, &factor, i, 1, c);
+      for (int64_t i = 0; i < a.block * a.block; i++) put<1>(total, &factor, i, 1, c);
     }
   }
 
   void run() const {
     pack();
     if (a.legacy_mask) return average();
-    const int64_t queries = a.block * a.block;
-    for (int64_t i = 0; i < queries; i += kHaloRows) attend(i, smaller(kHaloRows, queries - i));
+    const int64_t count = a.block * a.block;
+    for (int64_t i = 0; i < count; i += kQueryRows) attend(i, smaller(kQueryRows, count - i));
   }
 };
 

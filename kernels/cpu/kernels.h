@@ -276,7 +276,8 @@ size_t token_attention_scratch(int64_t channels, int64_t groups);
 size_t projector_attention_scratch(int64_t channels, int64_t tokens);
 size_t gaussian_blur_scratch(int32_t height, int32_t width, int32_t taps);
 size_t attention_scratch(int64_t keys, int64_t head_dim, int64_t head_value_dim);
-size_t halo_attention_scratch(int64_t side, int64_t head_dim, int64_t head_value_dim);
+size_t halo_attention_scratch(int64_t block, int64_t halo, int64_t head_dim,
+                              int64_t head_value_dim);
 
 // The best set this processor (and its operating system) runs.
 Isa best_isa();

@@ -14,8 +14,6 @@ constexpr int64_t kBlurRows = 4;   // output rows of a blur computed together
 
 constexpr int64_t kQueryRows = 6;  // queries of an attention computed together
 constexpr int64_t kMaxPanel = 64;  // keys computed together, at most
-// Queries of a halo attention that share a pass over the keys.
-constexpr int64_t kHaloRows = 2 * kQueryRows;
 
 static constexpr int64_t round_up8(int64_t n) { return (n + 7) / 8 * 8; }
 

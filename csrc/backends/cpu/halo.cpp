@@ -85,8 +85,9 @@ std::unique_ptr<Operator> make_halo_attention(const OperatorRequest& request,
       static_cast<double>(block * block) * inside(q[2], block, halo) * inside(q[3], block, halo);
   // Whole cache lines, so that threads share none.
   const size_t room =
-      (kernels::halo_attention_scratch(side, args.dim / heads, args.value_dim / heads) + 15) / 16 *
-      16;
+      (kernels::halo_attention_scratch(block, halo, args.dim / heads, args.value_dim / heads) +
+       15) /
+      16 * 16;
   const int threads = omp_get_max_threads();
   const auto run = device.kernels->halo_attention;
   return kernel_operator(

@@ -17,7 +17,7 @@ void test_halo_attention(const k::Table& table, k::DType dtype) {
       Feature v = random_feature(dtype, pixels * value_dim);
       auto rows = random_floats(c.dim * (2 * side - 1)), columns = random_floats(rows.size());
       Feature out(dtype, v.size), split(dtype, v.size);
-      Guarded<float> scratch(k::halo_attention_scratch(side, c.dim, c.value_dim));
+      Guarded<float> scratch(k::halo_attention_scratch(c.block, c.halo, c.dim, c.value_dim));
       const int64_t tasks = pixels / (c.block * c.block) * c.heads;
       k::HaloAttentionArgs args{};
       args.q = q.data();
@@ -88,7 +88,7 @@ void test_halo_attention(const k::Table& table, k::DType dtype) {
   Feature q = random_feature(dtype, n * n * d), key = random_feature(dtype, n * n * d);
   auto rows = random_floats(d * 9), columns = random_floats(d * 9);
   Feature out(dtype, n * n * d);
-  Guarded<float> scratch(k::halo_attention_scratch(5, d, d));
+  Guarded<float> scratch(k::halo_attention_scratch(3, 1, d, d));
   q.set(7 * d, NAN);
   key.set(35 * d + 1, INFINITY);
   table.halo_attention({q.data(), key.data(), key.data(), dtype, n, n, 3, 1, d, d, 1, rows.data(),
