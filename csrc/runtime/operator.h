@@ -19,8 +19,7 @@ struct Tensor {
   Shape shape;
   DType dtype = DType::f32;
   bool constant = false;
-  std::span<const std::byte>
-      data;  // f32 in row-major order, of constants only; valid while building
+  std::span<const std::byte> data;  // in row-major order, of constants only; valid while building
 
   size_t bytes() const { return static_cast<size_t>(element_count(shape)) * size_of(dtype); }
 };
@@ -51,7 +50,8 @@ struct OperatorRequest {
 };
 
 // Which element type an operand must have; the program converts where it differs.
-enum class OperandType { any, f32, features };
+// An index is a constant of i32; nothing else is.
+enum class OperandType { any, f32, features, index };
 
 class Backend {
  public:

@@ -19,7 +19,7 @@ double now() {
 Program::Program(const Graph& graph, const Backend& backend) {
   tensors_.reserve(graph.values.size() + graph.nodes.size());
   for (const Value& value : graph.values) {
-    tensors_.push_back({value.name, value.shape, DType::f32, value.constant, value.data});
+    tensors_.push_back({value.name, value.shape, value.type, value.constant, value.data});
   }
   converted_.assign(graph.values.size(), -1);
   for (const Node& node : graph.nodes) {

@@ -68,6 +68,11 @@ size_t gaussian_blur_scratch(int32_t, int32_t width, int32_t taps) {
   return static_cast<size_t>(kBlurRows * padded_row(width, taps / 2));
 }
 
+size_t gms_map_scratch(int64_t width, int64_t channels) {
+  // Sums and differences over three rows, of both images, and a row of differences.
+  return static_cast<size_t>(4 * gms_row(width, channels) + width * channels);
+}
+
 size_t attention_scratch(int64_t keys, int64_t head_dim, int64_t head_value_dim) {
   // One head's keys (transposed) and values, a few queries and their weights.
   int64_t columns = round_up(keys, kMaxPanel), width = round_up(head_value_dim, kMaxLanes);

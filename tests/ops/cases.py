@@ -20,7 +20,8 @@ from adfast.compiler.graph import Graph
 class Operand:
     """A random tensor, uniform in [low, high]: an input, or a constant of the plan.
 
-    With `near`, the first operand plus noise of that amplitude instead.
+    With `near`, the first operand plus noise of that amplitude instead. With `rows`, a constant of
+    integers from 0 to rows - 1.
     """
 
     shape: tuple[int, ...]
@@ -28,6 +29,7 @@ class Operand:
     high: float = 1.0
     constant: bool = False
     near: float | None = None
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Case:
             if operand is None:
                 made.append(None)
                 continue
+            if operand.rows:
+                made.append(random.integers(0, operand.rows, operand.shape, np.int32))
+                continue
             if operand.near is None:
                 array = random.uniform(operand.low, operand.high, operand.shape)
             else:
@@ -76,6 +81,8 @@ class Case:
         for index, (operand, array) in enumerate(zip(self.operands, arrays, strict=True)):
             if operand is None:
                 values.append(None)
+            elif operand.rows:
+                values.append(graph.index(f"index{index}", array))
             elif operand.constant:
                 values.append(graph.constant(f"constant{index}", array))
             else:
@@ -92,6 +99,10 @@ def act(*shape: int, low: float = -1.0, high: float = 1.0, near: float | None = 
 
 def const(*shape: int, low: float = -1.0, high: float = 1.0) -> Operand:
     return Operand(shape, low, high, True)
+
+
+def index(*shape: int, rows: int) -> Operand:
+    return Operand(shape, constant=True, rows=rows)
 
 
 def _conv2d(
@@ -211,7 +222,20 @@ def _attention_cases() -> list[Case]:
         attrs = {"heads": heads, "scale": 4 * (dim // heads) ** -0.5}
         return Case("attention", shapes, attrs, label or f"{keys} keys", bf16=1e-5, hot=hot)
 
+    def windows(count, queries, keys, dim, value_dim, heads, kv=act, hot=False):
+        shapes = (
+            act(count, queries, dim),
+            kv(count, keys, dim),
+            kv(count, keys, value_dim),
+        )
+        attrs = {"heads": heads, "scale": 4 * (dim // heads) ** -0.5}
+        return Case("attention", shapes, attrs, f"{count} windows", bf16=1e-5, hot=hot)
+
     return [
+        windows(3, 5, 7, 21, 9, 3),
+        windows(2, 1, 1, 1, 1, 1),
+        windows(5, 9, 65, 34, 17, 1, kv=const),
+        windows(7, 49, 49, 64, 128, 2),
         attention(1, 1, 1, 1, 1),
         attention(3, 5, 21, 9, 3),
         attention(24, 24, 64, 64, 8),
@@ -359,6 +383,33 @@ def _blur_cases() -> list[Case]:
     return [case(*size) for size in sizes] + [case(224, 224, 33, hot=True)]
 
 
+def _gms_cases() -> list[Case]:
+    cases = []
+    for shape in ((1, 1, 1), (3, 1, 7), (3, 9, 1), (3, 33, 31), (1, 5, 17), (17, 4, 3)):
+        images = (act(1, *shape, low=0), act(1, *shape, low=0))
+        # In bf16, alone, the images come as they are.
+        cases.append(Case("gms_map", images, {"c": 0.0026}, f32=2e-5, bf16=2e-5))
+    # Nearly equal images: what is left must not be rounding.
+    near = (act(1, 3, 33, 31, low=0), act(1, 3, 33, 31, near=1e-2))
+    cases.append(Case("gms_map", near, {"c": 0.0026}, "near", f32=1e-4, bf16=5e-4))
+    return cases
+
+
+def _calibrate_cases() -> list[Case]:
+    return [
+        Case(
+            "calibrate_map",
+            (act(1, 1, *size, low=0), const(1, 1, *size, low=0)),
+            {"mode": mode},
+            mode,
+            f32=1e-6,
+            bf16=1e-6,
+        )
+        for mode in ("square", "absolute")
+        for size in ((1, 1), (1, 3), (33, 31))
+    ]
+
+
 def _resize_cases() -> list[Case]:
     sizes = [
         ((1, 1, 1), (5, 7)),
@@ -429,6 +480,8 @@ def _elementwise_cases() -> list[Case]:
             ):
                 case = Case(op, (act(*shape), b), {}, label, f32=1e-6, bf16=1.2e-2)
                 cases.append(case)
+        window = (act(5, 3, 17), const(1, 3, 17, low=0.5, high=2))
+        cases.append(Case(op, window, {}, "windows", f32=1e-6, bf16=1e-6))
     for shape in ((1, 7, 5, 3), (1, 65, 3, 1), (1, 1, 9, 7), (1, 33, 1, 1)):
         gate = act(1, shape[1], 1, 1)
         cases.append(Case("mul", (act(*shape), gate), {}, "gate", f32=1e-6, bf16=1.2e-2))
@@ -453,6 +506,14 @@ def _shape_cases() -> list[Case]:
         cases.append(Case("feature_map", (act(1, shape[1] * shape[2], shape[0]),), attrs))
     for shape, wanted in (((1, 3, 8), (3, 8)), ((24,), (1, 4, 6)), ((1, 1), (1,))):
         cases.append(Case("view", (act(*shape),), {"shape": list(wanted)}))
+    for rows, windows, tokens, width in ((1, 1, 1, 1), (9, 3, 5, 7), (65, 17, 4, 1023)):
+        for x in (act, const):
+            operands = (x(1, rows, width), index(windows, tokens, rows=rows))
+            label = "constant" if x is const else ""
+            cases.append(Case("window_gather", operands, {}, label, f32=0, bf16=0))
+    for shape, block in (((1, 1, 1), 1), ((12, 3, 5), 2), ((63, 5, 3), 3), ((768, 4, 3), 16)):
+        x = (act(1, *shape),)
+        cases.append(Case("depth_to_space", x, {"block": block}, f"block {block}", f32=0))
     for shape, axis, start, end in (
         ((1, 9, 7), 1, 2, 5),
         ((1, 9, 65), 2, 1, 18),
@@ -461,6 +522,9 @@ def _shape_cases() -> list[Case]:
         attrs = {"axis": axis, "start": start, "end": end}
         cases.append(Case("slice", (act(*shape),), attrs, f"axis {axis}"))
     for op in ("reduce_mean", "reduce_sum", "reduce_max"):
+        for shape in ((1, 1, 1), (1, 7, 3), (3, 49, 65), (5, 1, 17), (2, 1023, 1)):
+            attrs = {"axes": [1], "keepdims": 0}
+            cases.append(Case(op, (act(*shape, low=-3, high=-1),), attrs, "tokens", bf16=1e-5))
         for shape in _MAPS:
             attrs = {"axes": [1], "keepdims": 1}
             cases.append(Case(op, (act(1, *shape, low=-3, high=-1),), attrs, "channels"))
@@ -482,6 +546,8 @@ CASES: list[Case] = [
     *_score_map_cases(),
     *_fuse_maps_cases(),
     *_blur_cases(),
+    *_gms_cases(),
+    *_calibrate_cases(),
     *_resize_cases(),
     *_reflection_pad_cases(),
     *_row_cases(),

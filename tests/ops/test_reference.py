@@ -54,6 +54,39 @@ def attention(q, k, v, heads, scale):
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
 
 
+def window_gather(x, index):
+    rows = index.long().flatten()
+    return x[0].index_select(0, rows).unflatten(0, index.shape)
+
+
+def gms_map(a, b, c):
+    def magnitude(x):
+        across = torch.tensor([[-1.0, 0, 1]] * 3, dtype=x.dtype) / 3
+        filters = torch.stack([across, across.T])[:, None]
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate").transpose(0, 1)
+        return F.conv2d(x, filters).square().sum(1).sqrt()
+
+    ga, gb = magnitude(a), magnitude(b)
+    similarity = (2 * ga * gb + c) / (ga.square() + gb.square() + c)
+    return 1 - similarity.mean(0)[None, None]
+
+
+def calibrate_map(x, mean, mode):
+    loss = F.mse_loss if mode == "square" else F.l1_loss
+    return loss(x, mean, reduction="none")
+
+
+def depth_to_space(x, block):
+    # pixel_shuffle wants the channel first.
+    _, channels, height, width = x.shape
+    x = x.reshape(1, block * block, -1, height, width).transpose(1, 2)
+    return F.pixel_shuffle(x.reshape(1, channels, height, width), block)
+
+
+def reduce_mean(x, axes, keepdims):
+    return x.mean(tuple(axes), bool(keepdims))
+
+
 def resize_bilinear(x, height, width, align_corners):
     return F.interpolate(x, (height, width), mode="bilinear", align_corners=bool(align_corners))
 
@@ -81,6 +114,11 @@ TWINS = {
     "avg_pool2d": avg_pool2d,
     "linear": linear,
     "attention": attention,
+    "window_gather": window_gather,
+    "gms_map": gms_map,
+    "calibrate_map": calibrate_map,
+    "depth_to_space": depth_to_space,
+    "reduce_mean": reduce_mean,
     "resize_bilinear": resize_bilinear,
     "gaussian_blur": gaussian_blur,
     "layer_norm": layer_norm,

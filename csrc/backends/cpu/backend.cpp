@@ -89,6 +89,14 @@ class CpuBackend final : public Backend {
       require(request.inputs[i] != nullptr || static_cast<int>(i) == op.optional, request.node,
               "input " + std::to_string(i) + " is absent");
     }
+    for (size_t i = 0; i < given; ++i) {
+      const Tensor* input = request.inputs[i];
+      const bool index = !op.operands.empty() &&
+                         op.operands[std::min(i, op.operands.size() - 1)] == OperandType::index;
+      require(input == nullptr || (input->dtype == DType::i32) == index, request.node,
+              "input " + std::to_string(i) + ": expected " +
+                  (index ? "a constant of integers, got numbers" : "numbers, got integers"));
+    }
     try {
       return op.make(request, device_);
     } catch (const dnnl::error& error) {
@@ -188,6 +196,12 @@ const Tensor* input_or_null(const OperatorRequest& request, size_t input) {
 std::vector<float> floats(const Tensor& constant) {
   std::vector<float> values(constant.data.size() / sizeof(float));
   std::memcpy(values.data(), constant.data.data(), constant.data.size());
+  return values;
+}
+
+std::vector<int32_t> integers(const Tensor& index) {
+  std::vector<int32_t> values(index.data.size() / sizeof(int32_t));
+  std::memcpy(values.data(), index.data.data(), index.data.size());
   return values;
 }
 

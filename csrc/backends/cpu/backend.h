@@ -49,6 +49,7 @@ void require_result(const OperatorRequest& request, size_t output, const Shape& 
 const Tensor& constant(const OperatorRequest& request, size_t input);
 const Tensor* input_or_null(const OperatorRequest& request, size_t input);
 std::vector<float> floats(const Tensor& constant);
+std::vector<int32_t> integers(const Tensor& index);
 
 inline kernels::DType kernel_type(DType type) { return static_cast<kernels::DType>(type); }
 

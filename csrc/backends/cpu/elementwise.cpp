@@ -29,8 +29,8 @@ std::unique_ptr<Operator> make_unary(const OperatorRequest& request, const Devic
                          });
 }
 
-// b may be a scalar, a vector along the channels, or of a's shape. The vector is a constant, or the
-// gate of a squeeze-and-excite block.
+// b may be a scalar, a vector along the channels, one window's tokens, or of a's shape. All but the
+// last are constant, or the vector is the gate of a squeeze-and-excite block.
 int64_t broadcast_count(const OperatorRequest& request) {
   const Shape& a = request.inputs[0]->shape;
   const Tensor& b = *request.inputs[1];
@@ -38,6 +38,7 @@ int64_t broadcast_count(const OperatorRequest& request) {
   const int64_t channels = a.empty() ? 1 : a.size() == 4 ? a[1] : a.back();
   const Shape vector = a.size() == 4 ? Shape{1, channels, 1, 1} : Shape{channels};
   const int64_t count = element_count(b.shape);
+  if (b.constant && a.size() == 3 && b.shape == Shape{1, a[1], a[2]}) return count;
   const bool gate = request.node.op == "mul" && a.size() == 4 && b.shape == vector;
   require((b.constant && (count == 1 || b.shape == vector)) || gate, request.node,
           "second input: expected " + to_string(a) + ", a constant scalar or a constant " +
@@ -128,12 +129,19 @@ std::unique_ptr<Operator> make_reduce(const OperatorRequest& request, const Devi
       {"reduce_max", kernels::Reduce::max}};
   const Node& node = request.node;
   const Tensor& x = *request.inputs[0];
-  require(x.shape.size() == 4, node, "input 0: expected [1,C,H,W], got " + to_string(x.shape));
+  require(x.shape.size() == 3 || x.shape.size() == 4, node,
+          "input 0: expected [1,C,H,W] or [W,t,D], got " + to_string(x.shape));
   const std::vector<int64_t>& axes = node.attrs.integers("axes");
   kernels::ReduceArgs args{};
   args.op = kinds.at(node.op);
   args.dtype = kernel_type(x.dtype);
-  if (axes == std::vector<int64_t>{1}) {
+  if (x.shape.size() == 3) {
+    require(axes == std::vector<int64_t>{1}, node, "axes: expected [1], got " + to_string(axes));
+    args.rows = x.shape[0];
+    args.width = x.shape[1];
+    args.inner = x.shape[2];
+    require_result(request, 0, {x.shape[0], x.shape[2]});
+  } else if (axes == std::vector<int64_t>{1}) {
     args.rows = x.shape[2] * x.shape[3];
     args.width = x.shape[1];
     require_result(request, 0, {1, 1, x.shape[2], x.shape[3]});

@@ -1,4 +1,6 @@
 // Moving elements: concatenation, slices, resizing; and not moving them: pixels as tokens.
+#include <omp.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -106,6 +108,71 @@ std::unique_ptr<Operator> make_slice(const OperatorRequest& request, const Devic
             out = static_cast<std::byte*>(binding.outputs[0])] {
       for (int64_t o = 0; o < outer; ++o) {
         std::memcpy(out + o * bytes, in + o * row + offset, bytes);
+      }
+    };
+  });
+}
+
+// Rows of a table by their numbers: every window's tokens. Below a megabyte, waking threads costs
+// more than they save.
+std::unique_ptr<Operator> make_window_gather(const OperatorRequest& request, const Device& device) {
+  constexpr size_t worth_waking = size_t{1} << 20;
+  const Node& node = request.node;
+  const Tensor& x = *request.inputs[0];
+  const Tensor& index = constant(request, 1);
+  require(x.shape.size() == 3 && x.shape[0] == 1 && index.shape.size() == 2, node,
+          "expected x [1,M,D] and index [W,t], got " + to_string(x.shape) + " and " +
+              to_string(index.shape));
+  std::vector<int32_t> rows = integers(index);
+  const int64_t count = x.shape[1];
+  for (int32_t row : rows) {
+    require(row >= 0 && row < count, node,
+            "index: expected 0 to " + std::to_string(count - 1) + ", got " + std::to_string(row));
+  }
+  require_result(request, 0, {index.shape[0], index.shape[1], x.shape[2]});
+  std::vector<float> table;
+  if (x.constant) table = floats(x);
+  const size_t bytes = static_cast<size_t>(x.shape[2]) * sizeof(float);
+  const int threads = rows.size() * bytes < worth_waking ? 1 : omp_get_max_threads();
+  return kernel_operator(
+      device, 0, 0, [rows = std::move(rows), table, bytes, threads](const Binding& binding) {
+        const void* from = table.empty() ? binding.inputs[0] : table.data();
+        return [in = static_cast<const std::byte*>(from),
+                out = static_cast<std::byte*>(binding.outputs[0]), rows = rows.data(),
+                count = static_cast<int64_t>(rows.size()), bytes, threads] {
+          const int parts = std::min(threads, omp_get_max_threads());
+#pragma omp parallel for num_threads(parts) schedule(static) if (parts > 1)
+          for (int64_t i = 0; i < count; ++i) {
+            std::memcpy(out + i * bytes, in + rows[i] * bytes, bytes);
+          }
+        };
+      });
+}
+
+// A pixel's channels hold, row by row, the pixels of a block: whole rows of it are copied.
+std::unique_ptr<Operator> make_depth_to_space(const OperatorRequest& request,
+                                              const Device& device) {
+  const Node& node = request.node;
+  const Tensor& x = *request.inputs[0];
+  const int64_t block = node.attrs.integer("block");
+  require(x.shape.size() == 4 && x.shape[0] == 1 && block >= 1 && block <= max_frame_side &&
+              x.shape[1] % (block * block) == 0,
+          node,
+          "input 0: expected [1,C*" + std::to_string(block) + "*" + std::to_string(block) +
+              ",H,W], got " + to_string(x.shape));
+  const int64_t channels = x.shape[1] / (block * block), height = x.shape[2], width = x.shape[3];
+  require_result(request, 0, {1, channels, height * block, width * block});
+  const size_t run = static_cast<size_t>(block * channels) * size_of(x.dtype);
+  return kernel_operator(device, 0, 0, [=](const Binding& binding) {
+    return [=, in = static_cast<const std::byte*>(binding.inputs[0]),
+            out = static_cast<std::byte*>(binding.outputs[0])] {
+      for (int64_t y = 0; y < height; ++y) {
+        for (int64_t row = 0; row < block; ++row) {
+          for (int64_t column = 0; column < width; ++column) {
+            std::memcpy(out + ((y * block + row) * width + column) * run,
+                        in + ((y * width + column) * block + row) * run, run);
+          }
+        }
       }
     };
   });
@@ -271,6 +338,8 @@ std::vector<Op> shape_ops() {
       {"tokens", 1, 1, 1, {any}, Op::Result::f32, make_tokens},
       {"feature_map", 1, 1, 1, {f32}, Op::Result::as_first, make_feature_map},
       {"view", 1, 1, 1, {}, Op::Result::as_first, make_view},
+      {"window_gather", 2, 2, 1, {f32, index}, Op::Result::f32, make_window_gather},
+      {"depth_to_space", 1, 1, 1, {}, Op::Result::as_first, make_depth_to_space},
       {"resize_bilinear", 1, 1, 1, {f32}, Op::Result::f32, make_resize_bilinear},
       {"resize_nearest", 1, 1, 1, {}, Op::Result::as_first, make_resize_nearest},
       {"reflection_pad2d", 1, 1, 1, {}, Op::Result::as_first, make_reflection_pad2d},

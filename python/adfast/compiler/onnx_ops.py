@@ -506,6 +506,8 @@ def _spread(call: Call, b: Value, shape: tuple[int, ...]) -> Value:
         per_channel = array.size == array.shape[axis]
         if per_channel:
             wanted = array.reshape((1, -1, 1, 1) if len(shape) == 4 else (-1,))
+        elif len(shape) == 3 and array.shape == (1, *shape[1:]):
+            wanted = array  # the same for every window; repeating it could take a lot of room
         else:
             wanted = np.broadcast_to(array, shape)
     return b if wanted.shape == b.shape else call.new_constant(b.name, wanted)
@@ -542,10 +544,23 @@ def _reduced(call: Call, op: str, x: Value) -> Value:
         if {1, 2, 3} <= set(axes) and op in ("reduce_max", "reduce_mean"):
             one = call.add(op, [x], axes=[1], keepdims=1)
             return call.shaped(call.add(op, [one], axes=[1, 2, 3], keepdims=0), result)
+    if len(x.shape) == 3 and axes == [1]:
+        return call.shaped(call.add(op, [x], axes=[1], keepdims=0), result)
     raise Unsupported(
         f"axes {axes} of shape {x.shape}; available are the channels of [B,C,H,W], its height "
-        "and width (mean, max), and all of them"
+        "and width (mean, max), and all of them, and the tokens of [B,t,D]"
     )
+
+
+@_onnx("DepthToSpace")
+def _depth_to_space(call: Call) -> Value:
+    mode = call.attrs.get("mode", "DCR")
+    if mode != "DCR":
+        raise Unsupported(
+            f"mode {mode!r}; only DCR is available: let the layer before give the channels in the "
+            "order row, column, channel"
+        )
+    return call.add("depth_to_space", [call.value(0)], block=call.attrs["blocksize"])
 
 
 @_onnx("Resize")
@@ -610,6 +625,12 @@ def _attention(call: Call) -> Value:
 
 
 @_function
+def _window_gather(call: Call) -> Value:
+    index = call.run.graph.index(f"{call.name}.index", call.constant(1, "index"))
+    return call.add("window_gather", [call.value(0), index])
+
+
+@_function
 def _projector_attention(call: Call) -> Value:
     return call.add("query_projector_attention", call.values(), scale=call.attrs["scale"])
 
@@ -638,6 +659,17 @@ def _halo_attention(call: Call) -> Value:
     attrs = {key: call.attrs[key] for key in ("block", "halo", "heads", "scale")}
     legacy = call.attrs.get("legacy_mask", 0)
     return call.add("halo_attention", call.values(), legacy_mask=legacy, **attrs)
+
+
+@_function
+def _gms_map(call: Call) -> Value:
+    return call.add("gms_map", call.values(), c=call.attrs["c"])
+
+
+@_function
+def _calibrate_map(call: Call) -> Value:
+    call.constant(1, "mean map")
+    return call.add("calibrate_map", call.values(), mode=call.attrs["mode"])
 
 
 SUPPORTED = {*_handlers, *_FOLDED, *(f"adfast.{name}" for name in FUNCTIONS)}

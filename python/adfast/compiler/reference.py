@@ -169,10 +169,15 @@ def _linear(x, weight, bias, residual, activation):
 @_op
 def _attention(q, k, v, heads, scale):
     def split(x):
-        return x.reshape(x.shape[1], heads, -1).transpose(1, 0, 2)
+        return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
-    weights = _softmax_over(scale * split(q) @ split(k).transpose(0, 2, 1), -1)
-    return (weights @ split(v)).transpose(1, 0, 2).reshape(1, q.shape[1], -1)
+    weights = _softmax_over(scale * split(q) @ split(k).transpose(0, 1, 3, 2), -1)
+    return (weights @ split(v)).transpose(0, 2, 1, 3).reshape(*q.shape[:2], -1)
+
+
+@_op
+def _window_gather(x, index):
+    return x[0, index.astype(np.int64)]
 
 
 @_op
@@ -241,6 +246,32 @@ def _gaussian_blur(x, kernel):
     view = np.lib.stride_tricks.sliding_window_view
     rows = view(padded, kernel.size, axis=0) @ kernel
     return (view(rows, kernel.size, axis=1) @ kernel)[None, None]
+
+
+@_op
+def _gms_map(a, b, c):
+    def magnitude(x):
+        padded = np.pad(x[0], ((0, 0), (1, 1), (1, 1)), mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+        prewitt = np.array([[-1, 0, 1]] * 3) / 3
+        across, down = ((windows * kernel).sum(axis=(3, 4)) for kernel in (prewitt, prewitt.T))
+        return np.sqrt(across**2 + down**2)
+
+    ga, gb = magnitude(a), magnitude(b)
+    return 1 - ((2 * ga * gb + c) / (ga**2 + gb**2 + c)).mean(axis=0)[None, None]
+
+
+@_op
+def _calibrate_map(x, mean, mode):
+    return {"square": np.square, "absolute": np.abs}[mode](x - mean)
+
+
+@_op
+def _depth_to_space(x, block):
+    _, channels, height, width = x.shape
+    blocks = x.reshape(block, block, channels // block**2, height, width)
+    moved = blocks.transpose(2, 3, 0, 4, 1)
+    return moved.reshape(1, channels // block**2, height * block, width * block)
 
 
 @_op
