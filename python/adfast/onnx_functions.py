@@ -126,6 +126,53 @@ GaussianBlur <border> (x, kernel) => (y)
     blurred = Conv (padded, column)
     y = Conv (blurred, row)
 }""",
+    "WindowGather": """
+WindowGather (x, index) => (y)
+{
+    gathered = Gather <axis = 1> (x, index)
+    infer = Constant <value_ints = [-1]> ()
+    tokens = Shape <start = 1, end = 2> (index)
+    width = Shape <start = 2, end = 3> (x)
+    shape = Concat <axis = 0> (infer, tokens, width)
+    y = Reshape (gathered, shape)
+}""",
+    "GmsMap": """
+GmsMap <c> (a, b) => (y)
+{
+    prewitt = Constant <value = float[2, 1, 3, 3]
+        {-1, 0, 1, -1, 0, 1, -1, 0, 1, -1, -1, -1, 0, 0, 0, 1, 1, 1}> ()
+    third = Constant <value_float = 0.3333333333> ()
+    filters = Mul (prewitt, third)
+    sides = Shape <start = 2, end = 4> (a)
+    plane = Constant <value_ints = [-1, 1]> ()
+    planes_shape = Concat <axis = 0> (plane, sides)
+    pads = Constant <value_ints = [0, 0, 1, 1, 0, 0, 1, 1]> ()
+    channel = Constant <value_ints = [1]> ()
+    a_planes = Reshape (a, planes_shape)
+    b_planes = Reshape (b, planes_shape)
+    a_padded = Pad <mode = "edge"> (a_planes, pads)
+    b_padded = Pad <mode = "edge"> (b_planes, pads)
+    a_gradient = Conv (a_padded, filters)
+    b_gradient = Conv (b_padded, filters)
+    a_squares = Mul (a_gradient, a_gradient)
+    b_squares = Mul (b_gradient, b_gradient)
+    aa = ReduceSum <keepdims = 1> (a_squares, channel)
+    bb = ReduceSum <keepdims = 1> (b_squares, channel)
+    aabb = Mul (aa, bb)
+    ab = Sqrt (aabb)
+    two = Constant <value_float = 2.0> ()
+    ab2 = Mul (ab, two)
+    constant = Constant <value_float: float = @c> ()
+    numerator = Add (ab2, constant)
+    sum = Add (aa, bb)
+    denominator = Add (sum, constant)
+    similar_planes = Div (numerator, denominator)
+    shape = Shape (a)
+    similar = Reshape (similar_planes, shape)
+    mean = ReduceMean <keepdims = 1> (similar, channel)
+    one = Constant <value_float = 1.0> ()
+    y = Sub (one, mean)
+}""",
     # Sides and counts come from the inputs' shapes, so one body serves every call. G = B * heads;
     # m and n count blocks down and across; u is the side of a window.
     "HaloAttention": """
@@ -255,6 +302,12 @@ HaloAttention <block, halo, heads, scale, legacy_mask> (q, k, v, rows, columns) 
 }""",
 }
 
+# How CalibrateMap measures the difference from the mean.
+_CALIBRATIONS = {
+    "square": "y = Mul (difference, difference)",
+    "absolute": "y = Abs (difference)",
+}
+
 _FUSE_LAYER = """
     index{l} = Constant <value_int = {i}> ()
     lambda{l} = Gather <axis = 0> (alpha_scale, index{l})
@@ -301,18 +354,31 @@ FuseMaps <mode, height, width>
 }}"""
 
 
-def function(name: str, *, mode: int = 6) -> onnx.FunctionProto:
+def _calibrate_map_body(mode: str) -> str:
+    return f"""
+CalibrateMap <mode> (x, mean) => (y)
+{{
+    difference = Sub (x, mean)
+    {_CALIBRATIONS[mode]}
+}}"""
+
+
+_BODIES_BY_MODE = {"FuseMaps": _fuse_maps_body, "CalibrateMap": _calibrate_map_body}
+
+
+def function(name: str, *, mode: int | str | None = None) -> onnx.FunctionProto:
     """Return one function of the domain.
 
     Args:
-        name: TokenAttention, Attention, ProjectorAttention, ScoreMap, FuseMaps, GaussianBlur or
-            HaloAttention.
-        mode: fusion mode 1..6 that FuseMaps is written for; the others ignore it.
+        name: of the function, as its nodes have it.
+        mode: what FuseMaps (fusion 1..6) or CalibrateMap ("square" or "absolute") is written for;
+            the others ignore it.
 
     Raises:
         KeyError: no such function or mode.
     """
-    body = _fuse_maps_body(mode) if name == "FuseMaps" else _BODIES[name]
+    by_mode = _BODIES_BY_MODE.get(name)
+    body = by_mode(mode) if by_mode else _BODIES[name]
     return onnx.parser.parse_function(_HEADER + body)
 
 
@@ -322,7 +388,7 @@ def append_functions(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.domain == DOMAIN and node.op_type not in present:
             present.add(node.op_type)
-            mode = next((a.i for a in node.attribute if a.name == "mode"), 6)
-            model.functions.append(function(node.op_type, mode=mode))
+            modes = [a.s.decode() or a.i for a in node.attribute if a.name == "mode"]
+            model.functions.append(function(node.op_type, mode=modes[0] if modes else None))
     if present and DOMAIN not in {opset.domain for opset in model.opset_import}:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))

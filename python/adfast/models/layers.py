@@ -208,6 +208,75 @@ def gaussian_blur(x: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(x, kernel.view(1, 1, 1, -1))
 
 
+def window_gather(x: Tensor, index: Tensor) -> Tensor:
+    """Put the tokens of every window together (InTra eq. 5): y[b * W + w, j] = x[b, index[w, j]].
+
+    Args:
+        x: [B, M, D].
+        index: int64 [W, t], each in 0..M-1; the same windows for all images.
+
+    Returns:
+        [B * W, t, D], the windows of the first image first.
+    """
+    if torch.onnx.is_in_onnx_export():
+        shape = (x.shape[0] * index.shape[0], index.shape[1], x.shape[2])
+        return _node("WindowGather", (x, index), {}, shape)
+    # Not x[:, index]: its gradient is many times slower.
+    tokens = x.index_select(1, index.flatten())
+    return tokens.unflatten(1, index.shape).flatten(0, 1)
+
+
+def gms_map(a: Tensor, b: Tensor, c: float) -> Tensor:
+    """Compare the gradients of two images (InTra eq. 11): 1 - gradient magnitude similarity.
+
+    The magnitudes are those of Prewitt's two filters, divided by 3 as by the similarity's authors;
+    beyond the border the image repeats its edge pixels (ours).
+
+    Args:
+        a: [B, C, H, W].
+        b: [B, C, H, W].
+        c: keeps flat regions from being compared by their noise; 0.0026 for values in [0, 1].
+
+    Returns:
+        [B, 1, H, W], float32, averaged over the channels: 0 where alike, below 1.
+    """
+    if torch.onnx.is_in_onnx_export():
+        return _node("GmsMap", (a, b), {"c": c}, (a.shape[0], 1, *a.shape[2:]))
+    a, b = _gradient_magnitude(a.float()), _gradient_magnitude(b.float())
+    similarity = (2 * a * b + c) / (a.square() + b.square() + c)
+    return 1 - similarity.mean(dim=1, keepdim=True)
+
+
+def _gradient_magnitude(x: Tensor) -> Tensor:
+    # Sums of slices, not a convolution, which autocast would compute in bfloat16.
+    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    rows = x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]
+    columns = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
+    horizontal = (rows[..., 2:] - rows[..., :-2]) / 3
+    vertical = (columns[:, :, 2:] - columns[:, :, :-2]) / 3
+    # vector_norm has a gradient (zero) where both are zero; sqrt has none.
+    return torch.linalg.vector_norm(torch.stack((horizontal, vertical)), dim=0)
+
+
+def calibrate_map(x: Tensor, mean: Tensor, mode: str) -> Tensor:
+    """Measure how far a map is from that of normal images (InTra eq. 17).
+
+    Args:
+        x: [B, 1, H, W].
+        mean: mean of the maps of the training images [1, 1, H, W].
+        mode: "square" for (x - mean)^2, "absolute" for abs(x - mean).
+
+    Returns:
+        [B, 1, H, W].
+    """
+    if mode not in ("square", "absolute"):
+        raise ValueError(f"[calibrate_map] mode is {mode!r}, expected 'square' or 'absolute'")
+    if torch.onnx.is_in_onnx_export():
+        return _node("CalibrateMap", (x, mean), {"mode": mode}, x.shape)
+    difference = x - mean
+    return difference.square() if mode == "square" else difference.abs()
+
+
 def halo_attention(
     q: Tensor,
     k: Tensor,
