@@ -135,12 +135,13 @@ def _name_by_module(graph) -> None:
         node.input[:] = [renamed.get(name, name) for name in node.input]
 
 
-def export_onnx(source, path: str | Path) -> Path:
+def export_onnx(source, path: str | Path, *, track=None) -> Path:
     """Write the ONNX file of a training run.
 
     Args:
         source: a run folder, or a pair (model, info) as `adfast.models.load_run` returns.
         path: the file to write.
+        track: shows the progress of a mean map that a run lacks; see `adfast.models.load_run`.
 
     Returns:
         The path.
@@ -152,7 +153,7 @@ def export_onnx(source, path: str | Path) -> Path:
     if isinstance(source, (str, Path)):
         from adfast.models import load_run
 
-        model, info = load_run(source)
+        model, info = load_run(source, track=track)
         info = {**info, "provenance": provenance(source, info)}
     else:
         model, info = source

@@ -27,9 +27,10 @@ def run(args: argparse.Namespace) -> int:
     from adfast.errors import AdfastError
 
     try:
+        from adfast.commands.build import _track
         from adfast.export import export_onnx
 
-        path = export_onnx(args.run, args.output)
+        path = export_onnx(args.run, args.output, track=_track)
     except ImportError as error:
         raise AdfastError(f'export needs {error.name}; pip install "adfast[train]"') from error
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from adfast.errors import ModelError
@@ -51,19 +53,30 @@ def create(name: str, config=None, **options):
     return model_class(name)(config, **options)
 
 
-def load_run(run_dir: str | Path):
+def load_run(
+    run_dir: str | Path,
+    *,
+    track: Callable | None = None,
+    log: Callable[[str], None] = warnings.warn,
+):
     """Load the best checkpoint of a training run.
+
+    A model with a mean map gets that of its training images, computed the first time; see
+    `adfast.models.mean_map`.
 
     Args:
         run_dir: the folder `adfast train --out` wrote.
+        track: wraps the images of a long step, to show progress: track(items, what).
+        log: called with lines for people.
 
     Returns:
         The model, in eval mode on the CPU, and the run's config.json as a dict.
 
     Raises:
         ModelError: the folder is no run, has no checkpoint yet, or its files do not fit together.
+        DataError: the mean map has to be computed, and training images are gone.
     """
-    from safetensors.torch import load_file
+    from adfast.training.checkpoint import load_model
 
     run_dir = Path(run_dir)
     info = read_run_info(run_dir)
@@ -71,10 +84,11 @@ def load_run(run_dir: str | Path):
     if not path.is_file():
         raise ModelError(f"{run_dir} has no best.safetensors: its training has not ended an epoch")
     model = create(info["model"], info["config"])
-    try:
-        model.load_state_dict(load_file(path))
-    except Exception as error:
-        raise ModelError(f"{path} does not fit {run_dir / 'config.json'}: {error}") from error
+    load_model(path, model)
+    if model.has_mean_map:
+        from adfast.models import mean_map
+
+        mean_map.settle(model, run_dir, info, track or (lambda items, what: items), log)
     return model, info
 
 

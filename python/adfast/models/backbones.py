@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from adfast.errors import ModelError
+from adfast.models.state import misfit
 
 # timm's tag of the ImageNet weights that the papers use, where timm's own choice is another:
 # torchvision's for the ResNets, the ported AutoAugment ones for the EfficientNets.
@@ -211,17 +212,9 @@ def load_state(backbone: nn.Module, state: Mapping[str, Tensor], source: str, na
             given[f"{norm}.running_mean"] = torch.zeros_like(bias)
             # variance + eps is 1 then, so nothing but the bias is left of the BatchNorm.
             given[f"{norm}.running_var"] = torch.full_like(bias, 1.0 - eps)
-    needed = {key for key in wanted if not key.endswith("num_batches_tracked")}
-    problems = [f"missing {key}" for key in sorted(needed - given.keys())]
-    problems += [f"unknown {key}" for key in sorted(given.keys() - needed)]
-    problems += [
-        f"{key} is {list(given[key].shape)}, expected {list(wanted[key].shape)}"
-        for key in sorted(needed & given.keys())
-        if given[key].shape != wanted[key].shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" * (len(problems) > 8))
-        raise ModelError(f"weights {source} do not fit the backbone: {shown}")
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}
+    if problems := misfit(wanted, given, optional=counters):
+        raise ModelError(f"weights {source} do not fit the backbone: {problems}")
     backbone.load_state_dict(given, strict=False)
 
 

@@ -74,9 +74,19 @@ class Detector(nn.Module):
 
     Attributes:
         frozen: names of the submodules that keep their weights and stay in eval mode.
+        keeps_features: False where frozen features depend on random augmentation: a training then
+            never keeps them, and calls `losses(image, None)`.
+        visits: how often an epoch shows every training image.
+        has_mean_map: the model has a buffer `mean_map` [1, 1, h, w], float32, not persistent, zeros
+            until it is settled, and a method `uncalibrated_map` (image [B, 3, H, W] to
+            [B, 1, h, w]): the map whose mean over the *training* images is `mean_map`.
+            `models.load_run` settles it.
     """
 
     frozen: tuple[str, ...] = ()
+    keeps_features: bool = True
+    visits: int = 1
+    has_mean_map: bool = False
 
     def __init__(self, config) -> None:
         super().__init__()
@@ -112,6 +122,8 @@ class Detector(nn.Module):
     def frozen_features(self, image: Tensor) -> list[Tensor]:
         """Compute what a training may keep of an image: [B, ...] each, without a gradient.
 
+        A model without a frozen part returns an empty list.
+
         Nothing in a frozen part requires a gradient, so none is recorded: no torch.no_grad()
         needed, which would also hide the module names from the exporter.
         """
@@ -124,6 +136,9 @@ class Detector(nn.Module):
             features: `frozen_features` of the training images, batch by batch, on the CPU. A model
                 that needs them may add parameters and replace its config here.
         """
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Learn, before every epoch of a training, resumed ones too, which it is: 0-based."""
 
     def losses(self, image: Tensor, features: list[Tensor] | None = None) -> Tensor:
         """Return the paper's loss of each image [B], float32; `features`: frozen ones if known."""

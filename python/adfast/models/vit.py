@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from adfast.errors import ModelError
 from adfast.models import layers
 from adfast.models.backbones import _stop_retries_when_offline, import_timm, read_tensors
+from adfast.models.state import misfit
 
 # Parts of a classifier that follow the blocks: no feature needs them.
 TAIL = ("norm", "fc_norm", "head", "head_dist", "pre_logits", "attn_pool")
@@ -169,16 +170,8 @@ def load_vit_state(trunk: nn.Module, state: Mapping[str, Tensor], source: str) -
             given[key] = value
     if "pos_embed" in given and "pos_embed" in wanted:
         given["pos_embed"] = _resample_positions(trunk, given["pos_embed"])
-    problems = [f"missing {key}" for key in sorted(wanted.keys() - given.keys())]
-    problems += [f"unknown {key}" for key in sorted(given.keys() - wanted.keys())]
-    problems += [
-        f"{key} is {list(given[key].shape)}, expected {list(wanted[key].shape)}"
-        for key in sorted(wanted.keys() & given.keys())
-        if given[key].shape != wanted[key].shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" * (len(problems) > 8))
-        raise ModelError(f"weights {source} do not fit the ViT: {shown}")
+    if problems := misfit(wanted, given):
+        raise ModelError(f"weights {source} do not fit the ViT: {problems}")
     trunk.load_state_dict(given)
 
 

@@ -17,10 +17,12 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from adfast.errors import ModelError
 from adfast.files import atomic_path, atomic_write
+from adfast.models.detector import Detector
+from adfast.models.state import misfit
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -45,12 +47,42 @@ def read_history(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def save_model(path: Path, model: nn.Module) -> None:
-    """Write all parameters and buffers of a model."""
-    _save(path, dict(model.state_dict()), {})
+def save_model(path: Path, model: Detector) -> None:
+    """Write all parameters and buffers of a model, with its name and config as metadata."""
+    # One entry: safetensors writes several in any order, and the same model is the same bytes.
+    whose = {"model": model.config.name, "config": model.config.to_dict()}
+    _save(path, dict(model.state_dict()), {"adfast": json.dumps(whose)})
 
 
-def save_last(path: Path, model: nn.Module, optimizer: torch.optim.Adam, position: dict) -> None:
+def load_model(path: Path, model: Detector) -> None:
+    """Fill a model with what `save_model` wrote of one like it.
+
+    Raises:
+        ModelError: the file is damaged, or of another model or config: says which.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            whose = json.loads((file.metadata() or {}).get("adfast", "{}"))
+            state = {key: file.get_tensor(key) for key in file.keys()}
+        name, config = whose.get("model"), whose.get("config", {})
+    except Exception as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
+    expected = model.config.to_dict()
+    problems = ""
+    if name not in (None, model.config.name):  # files of earlier versions do not say
+        problems = f"it is a checkpoint of {name}, expected {model.config.name}"
+    else:
+        others = [key for key in sorted(config) if config[key] != expected.get(key)]
+        problems = "; ".join(
+            f"{key} is {config[key]!r}, expected {expected.get(key)!r}" for key in others
+        )
+    problems = problems or misfit(model.state_dict(), state)
+    if problems:
+        raise ModelError(f"{path} does not fit the config.json beside it: {problems}")
+    model.load_state_dict(state)
+
+
+def save_last(path: Path, model: Detector, optimizer: torch.optim.Adam, position: dict) -> None:
     """Write the state to resume from; `position` is JSON."""
     tensors = dict(model.state_dict())
     for name, parameter in model.named_parameters():
@@ -60,7 +92,7 @@ def save_last(path: Path, model: nn.Module, optimizer: torch.optim.Adam, positio
     _save(path, tensors, {"position": json.dumps(position)})
 
 
-def load_last(path: Path, model: nn.Module, optimizer: torch.optim.Adam) -> dict:
+def load_last(path: Path, model: Detector, optimizer: torch.optim.Adam) -> dict:
     """Restore what `save_last` wrote and return the position.
 
     Raises:
@@ -71,6 +103,8 @@ def load_last(path: Path, model: nn.Module, optimizer: torch.optim.Adam) -> dict
             position = json.loads(file.metadata()["position"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}
         state = {k: v for k, v in tensors.items() if not k.startswith("optimizer.")}
+        if problems := misfit(model.state_dict(), state):
+            raise ValueError(problems)
         model.load_state_dict(state)
         for name, parameter in model.named_parameters():
             if f"optimizer.{name}.step" in tensors:
@@ -86,4 +120,4 @@ def load_last(path: Path, model: nn.Module, optimizer: torch.optim.Adam) -> dict
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+        save_file(tensors, temporary, metadata=metadata)

@@ -45,6 +45,7 @@ def train(
     with interruptible() as stop:
         for epoch in range(run.position["epoch"], settings.epochs):
             model.train()
+            model.begin_epoch(epoch, settings.epochs)
             for images, features in run.batches(run.order(epoch)):
                 run.begin_step(epoch)
                 with run.autocast():

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from adfast import models
@@ -94,9 +93,11 @@ class Run:
         if resume:
             self._resume(last)
         checkpoint.write_json(out / "config.json", self.info)
-        self.steps = math.ceil(len(train_paths) / settings.batch)  # per epoch
-        done = self.position["epoch"] * len(paths) + self.position["step"] * settings.batch
-        report.phase("training", settings.epochs * len(paths), done)
+        self.shown = len(train_paths) * self.model.visits  # images of an epoch
+        self.steps = math.ceil(self.shown / settings.batch)  # per epoch
+        per_epoch = self.shown + len(validation_paths)
+        done = self.position["epoch"] * per_epoch + self.position["step"] * settings.batch
+        report.phase("training", settings.epochs * per_epoch, done)
         self.began = time.monotonic()
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[Tensor] | None]]:
@@ -111,7 +112,7 @@ class Run:
         """Return the index tensors of the steps that are left of an epoch."""
         self.report.title(f"epoch {epoch + 1}/{self.settings.epochs}")
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
-        shuffled = torch.randperm(len(self.train_indices), generator=generator)
+        shuffled = torch.randperm(self.shown, generator=generator) % len(self.train_indices)
         batches = self.train_indices[shuffled].split(self.settings.batch)
         return batches[self.position["step"] :]
 
@@ -143,7 +144,7 @@ class Run:
             raise ModelError(f"loss is {loss}; lower --lr, or train with --precision f32")
         self.position["step"] += 1
         self.position["loss_sum"] += loss * images
-        seen = min(self.position["step"] * self.settings.batch, len(self.train_indices))
+        seen = min(self.position["step"] * self.settings.batch, self.shown)
         self.report.advance(images, self.position["loss_sum"] / seen)
 
     def end_epoch(self, epoch: int) -> None:
@@ -151,11 +152,10 @@ class Run:
         validation, concluded = self.validate()
         if not math.isfinite(validation):
             raise ModelError(f"validation loss is {validation}; lower --lr")
-        count = len(self.train_indices)
         now = time.monotonic()
         record = {
             "epoch": epoch + 1,
-            "loss": self.position["loss_sum"] / count,
+            "loss": self.position["loss_sum"] / self.shown,
             "validation_loss": validation,
             "lr": self.learning_rate(epoch),
             **concluded,
@@ -201,7 +201,8 @@ class Run:
     def finish(self) -> dict:
         """Validate the best model in float32 and mark the run as finished."""
         best = self.out / "best.safetensors"
-        self.model.load_state_dict(load_file(best))
+        checkpoint.load_model(best, self.model)
+        self.model.begin_epoch(self.position["best"]["epoch"] - 1, self.settings.epochs)
         self.report.phase("validating the best model", len(self.validation_indices))
         loss, concluded = self.validate(exact=True)
         self.report.close()
@@ -232,13 +233,15 @@ class Run:
         wish = self.settings.cache
         crop = self.model.config.crop
         image_bytes = images * 3 * math.prod(crop) * 4
-        with torch.no_grad(), self.autocast():
-            sample = self.model.frozen_features(torch.zeros(1, 3, *crop, device=self.device))
+        sample = []
+        if self.model.keeps_features:
+            with torch.no_grad(), self.autocast():
+                sample = self.model.frozen_features(torch.zeros(1, 3, *crop, device=self.device))
         feature_bytes = images * sum(f.numel() * f.element_size() for f in sample)
         free = available_memory() // 2
         keep = wish in ("images", "features") or (wish == "auto" and image_bytes <= free)
-        keep_features = wish == "features" or (
-            wish == "auto" and image_bytes + feature_bytes <= free
+        keep_features = bool(sample) and (
+            wish == "features" or (wish == "auto" and image_bytes + feature_bytes <= free)
         )
         total = keep * image_bytes + keep_features * feature_bytes
         what = "features and images" if keep_features else "images" if keep else "nothing"
