@@ -178,6 +178,30 @@ struct AttentionArgs {
   float* scratch;  // attention_scratch floats per concurrent call
 };
 
+// Attention within blocks: the queries of every block x block square of the map read the keys of
+// the square and of a margin of `halo` pixels around it, those outside the map left out; heads
+// split the width of q, k (dim) and v (value_dim) evenly. With side = block + 2 * halo, query (i,
+// j) and key (m, n) of a square: logit = scale * q . (k + rows[m - i + side - 1] + columns[n - j +
+// side - 1]). legacy_mask leaves out the keys inside the map instead, as the published code of
+// HaloAE does: a square whose keys all lie inside then averages their values, any other reads the
+// zeros outside. Only tasks task_begin..task_end - 1 of the height / block * width / block * heads;
+// each is computed alike whoever computes it.
+struct HaloAttentionArgs {
+  const void* q;                       // [height][width][dim]
+  const void* k;                       // [height][width][dim]
+  const void* v;                       // [height][width][value_dim]
+  DType dtype;                         // of q, k, v and out
+  int64_t height, width, block, halo;  // height and width divisible by block
+  int64_t dim, value_dim, heads;
+  const float* rows;     // [dim / heads][2 * side - 1]: the table transposed
+  const float* columns;  // [dim / heads][2 * side - 1]
+  float scale;
+  bool legacy_mask;
+  int64_t task_begin, task_end;
+  void* out;       // [height][width][value_dim]
+  float* scratch;  // halo_attention_scratch floats per concurrent call
+};
+
 // out = (x - mean) / sqrt(var + eps) * gamma + beta (+ residual), per row.
 struct LayerNormArgs {
   const float* x;  // [rows][width]
@@ -265,6 +289,7 @@ struct Table {
   void (*box_filter)(const BoxFilterArgs&);
   void (*resize_bilinear)(const ResizeBilinearArgs&);
   void (*attention)(const AttentionArgs&);
+  void (*halo_attention)(const HaloAttentionArgs&);
   void (*layer_norm)(const LayerNormArgs&);
   void (*softmax)(const SoftmaxArgs&);
   void (*unary)(const UnaryArgs&);
@@ -279,6 +304,8 @@ size_t projector_attention_scratch(int64_t channels, int64_t tokens);
 size_t gaussian_blur_scratch(int32_t height, int32_t width, int32_t taps);
 size_t gms_map_scratch(int64_t width, int64_t channels);
 size_t attention_scratch(int64_t keys, int64_t head_dim, int64_t head_value_dim);
+size_t halo_attention_scratch(int64_t block, int64_t halo, int64_t head_dim,
+                              int64_t head_value_dim);
 
 // The best set this processor (and its operating system) runs.
 Isa best_isa();

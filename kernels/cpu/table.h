@@ -14,6 +14,7 @@
 #include "frame.h"
 #include "gaussian_blur.h"
 #include "gms_map.h"
+#include "halo_attention.h"
 #include "norm.h"
 #include "reduce.h"
 #include "resize.h"
@@ -41,6 +42,7 @@ const Table kTable = {
     .box_filter = box_filter,
     .resize_bilinear = resize_bilinear,
     .attention = attention,
+    .halo_attention = halo_attention,
     .layer_norm = layer_norm,
     .softmax = softmax,
     .unary = unary,

@@ -250,6 +250,35 @@ def _attention_cases() -> list[Case]:
     ]
 
 
+def _halo_attention_cases() -> list[Case]:
+    def halo_attention(heads, dim, value_dim, size, block, halo, label="", hot=False, **attrs):
+        table = const(2 * (block + 2 * halo) - 1, dim)
+        q = act(1, heads * dim, *size)
+        attrs = {"block": block, "halo": halo, "heads": heads, "scale": 2 * dim**-0.5, **attrs}
+        label = label or f"block {block} halo {halo}"
+        operands = (q, q, act(1, heads * value_dim, *size), table, table)
+        return Case("halo_attention", operands, attrs, label, hot=hot)
+
+    cases = []
+    for legacy, label in ((0, ""), (1, "legacy")):
+        mask = {"legacy_mask": legacy, "label": label}
+        cases += [
+            halo_attention(1, 1, 1, (1, 1), 1, 0, **mask),
+            halo_attention(1, 5, 3, (3, 3), 3, 1, **mask),
+            halo_attention(3, 7, 17, (6, 9), 3, 1, **mask),
+            halo_attention(2, 16, 16, (8, 4), 4, 0, **mask),
+            halo_attention(1, 33, 40, (12, 12), 6, 2, **mask),
+            # The halo reaches over the neighbouring block.
+            halo_attention(2, 9, 65, (6, 4), 2, 3, **mask),
+            halo_attention(2, 4, 130, (5, 10), 5, 1, **mask),
+            halo_attention(1, 16, 16, (36, 36), 12, 2, **mask),
+        ]
+    return cases + [
+        halo_attention(4, 16, 16, (60, 60), 12, 2, "HaloAE 4 heads", hot=True),
+        halo_attention(8, 16, 16, (60, 60), 12, 2, "HaloAE 8 heads", hot=True),
+    ]
+
+
 # [channels, height, width] with tails of every kind; 33 * 31 = 1023 pixels.
 _MAPS = [(1, 1, 1), (7, 1, 3), (17, 3, 1), (65, 33, 31), (64, 16, 12), (300, 3, 5)]
 # The three stages of GTrans-R34 and of GTrans-WR50 at 224 pixels.
@@ -393,11 +422,29 @@ def _resize_cases() -> list[Case]:
     ]
     cases = []
     for shape, (height, width) in sizes:
+        attrs = {"height": height, "width": width}
+        label = f"to {height}x{width}"
+        cases.append(Case("resize_nearest", (act(1, *shape),), attrs, label, f32=0, bf16=0))
         for corners in (0, 1):
             attrs = {"height": height, "width": width, "align_corners": corners}
             label = f"to {height}x{width}" + (" corners" if corners else "")
             cases.append(Case("resize_bilinear", (act(1, *shape),), attrs, label))
     return cases
+
+
+def _reflection_pad_cases() -> list[Case]:
+    sizes = [
+        ((1, 1, 1), [0, 0, 0, 0]),
+        ((3, 2, 2), [1, 1, 1, 1]),
+        ((17, 5, 7), [4, 0, 2, 6]),
+        ((65, 1, 3), [0, 2, 0, 1]),
+        ((7, 33, 31), [1, 1, 1, 1]),
+        ((64, 256, 256), [1, 1, 1, 1]),
+    ]
+    return [
+        Case("reflection_pad2d", (act(1, *shape),), {"pads": pads}, f"by {max(pads)}", 0, 0)
+        for shape, pads in sizes
+    ]
 
 
 def _row_cases() -> list[Case]:
@@ -492,6 +539,7 @@ CASES: list[Case] = [
     *_pool_cases(),
     *_linear_cases(),
     *_attention_cases(),
+    *_halo_attention_cases(),
     *_token_attention_cases(),
     *_projector_cases("projector_attention"),
     *_projector_cases("projector_score_map"),
@@ -501,6 +549,7 @@ CASES: list[Case] = [
     *_gms_cases(),
     *_calibrate_cases(),
     *_resize_cases(),
+    *_reflection_pad_cases(),
     *_row_cases(),
     *_elementwise_cases(),
     *_shape_cases(),

@@ -18,8 +18,8 @@ using Registry = std::unordered_map<std::string, Op>;
 const Registry& registry() {
   static const Registry ops = [] {
     Registry all;
-    for (const auto& family :
-         {convolution_ops(), linear_ops(), detector_ops(), elementwise_ops(), shape_ops()}) {
+    for (const auto& family : {convolution_ops(), linear_ops(), detector_ops(), halo_ops(),
+                               elementwise_ops(), shape_ops()}) {
       for (const Op& op : family) all.emplace(op.name, op);
     }
     return all;

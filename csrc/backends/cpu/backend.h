@@ -39,6 +39,7 @@ struct Op {
 std::vector<Op> convolution_ops();
 std::vector<Op> linear_ops();
 std::vector<Op> detector_ops();
+std::vector<Op> halo_ops();
 std::vector<Op> elementwise_ops();
 std::vector<Op> shape_ops();
 

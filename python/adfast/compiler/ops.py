@@ -498,6 +498,51 @@ def _resize(inputs, attrs):
     return [(1, shape[1], height, width)]
 
 
+def _resize_nearest(inputs, attrs):
+    shape = _expect_map("resize_nearest", "x", inputs[0])
+    height, width = attrs["height"], attrs["width"]
+    _expect(height >= 1 and width >= 1, f"resize_nearest: the result would be {height}x{width}")
+    return [(1, shape[1], height, width)]
+
+
+def _reflection_pad2d(inputs, attrs):
+    shape = _expect_map("reflection_pad2d", "x", inputs[0])
+    top, left, bottom, right = attrs["pads"]
+    _expect(
+        min(attrs["pads"]) >= 0 and max(top, bottom) < shape[2] and max(left, right) < shape[3],
+        f"reflection_pad2d: pads are {attrs['pads']}, expected none below 0 and each smaller than "
+        f"the side of {shape} that it mirrors",
+    )
+    return [(1, shape[1], shape[2] + top + bottom, shape[3] + left + right)]
+
+
+def _halo_attention(inputs, attrs):
+    op = "halo_attention"
+    q, k, v, rows, columns = inputs
+    shape = _expect_map(op, "q", q)
+    block, halo, heads = attrs["block"], attrs["halo"], attrs["heads"]
+    _expect(
+        block >= 1 and halo >= 0 and heads >= 1 and attrs["legacy_mask"] in (0, 1),
+        f"{op}: block {block}, halo {halo}, heads {heads}, legacy_mask {attrs['legacy_mask']}; "
+        "expected block and heads of at least 1, halo of at least 0, legacy_mask 0 or 1",
+    )
+    _expect(
+        shape[2] % block == 0 and shape[3] % block == 0,
+        f"{op}: q has shape {shape}, expected a height and width divisible by block = {block}",
+    )
+    _expect_shape(op, "k", k, shape)
+    values = _expect_map(op, "v", v)[1]
+    _expect_shape(op, "v", v, (1, values, *shape[2:]))
+    _expect(
+        shape[1] % heads == 0 and values % heads == 0,
+        f"{op}: q {shape} and v {v.shape}; expected channels divisible by heads = {heads}",
+    )
+    table_shape = (2 * (block + 2 * halo) - 1, shape[1] // heads)
+    _expect_shape(op, "rows", rows, table_shape)
+    _expect_shape(op, "columns", columns, table_shape)
+    return [v.shape]
+
+
 def _tokens(inputs, attrs):
     _, channels, height, width = _expect_map("tokens", "x", inputs[0])
     return [(1, height * width, channels)]
@@ -631,6 +676,19 @@ _define("slice", "x", _slice, axis="i", start="i", end="i")
 for _name in ("reduce_mean", "reduce_sum", "reduce_max"):
     _define(_name, "x", _reduce(_name), axes="i[]", keepdims=("i", 1))
 _define("resize_bilinear", "x", _resize, height="i", width="i", align_corners=("i", 0))
+_define("resize_nearest", "x", _resize_nearest, height="i", width="i")
+_define("reflection_pad2d", "x", _reflection_pad2d, pads="i[4]")
+# Every block of queries reads the keys of the block and of a margin of `halo` around it.
+_define(
+    "halo_attention",
+    "q k v rows:const columns:const",
+    _halo_attention,
+    block="i",
+    halo="i",
+    heads=("i", 1),
+    scale="f",
+    legacy_mask=("i", 0),
+)
 
 # Inside the compiler only.
 _define("identity", "x", _same, engine=False)

@@ -331,6 +331,49 @@ def _resize_bilinear(x, height, width, align_corners):
 
 
 @_op
+def _resize_nearest(x, height, width):
+    rows = np.arange(height) * x.shape[2] // height
+    columns = np.arange(width) * x.shape[3] // width
+    return x[:, :, rows[:, None], columns]
+
+
+@_op
+def _reflection_pad2d(x, pads):
+    top, left, bottom, right = pads
+    return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), mode="reflect")
+
+
+@_op
+def _halo_attention(q, k, v, rows, columns, block, halo, heads, scale, legacy_mask):
+    height, width = q.shape[2:]
+    side = block + 2 * halo
+    margin = ((0, 0), (0, 0), (halo, halo), (halo, halo))
+    queries = q.reshape(heads, -1, height, width)
+    keys, values = (np.pad(x.reshape(heads, -1, height, width), margin) for x in (k, v))
+    inside = np.pad(np.ones((1, 1, height, width), bool), margin)[0, 0]
+    # [query, key] along one axis: which row of the table belongs to their distance.
+    apart = np.arange(side) - np.arange(block)[:, None] + side - 1
+    y = np.empty((heads, values.shape[1], height, width), v.dtype)
+    for top, left in np.ndindex(height // block, width // block):
+        top, left = top * block, left * block
+        here = np.s_[..., top : top + block, left : left + block]
+        near = np.s_[..., top : top + side, left : left + side]
+        query = queries[here]
+        logits = np.einsum("hdij,hdkl->hijkl", query, keys[near], optimize=True)
+        logits += np.einsum("hdij,ikd->hijk", query, rows[apart])[..., None]
+        logits += np.einsum("hdij,jld->hijl", query, columns[apart])[:, :, :, None]
+        logits *= scale
+        if legacy_mask:
+            logits[..., inside[near]] = np.finfo(np.float32).min
+        else:
+            logits[..., ~inside[near]] = -np.inf
+        weights = _softmax_over(logits.reshape(heads, block, block, -1), -1)
+        value = values[near].reshape(heads, -1, side * side)
+        y[here] = np.einsum("hijk,hck->hcij", weights, value, optimize=True)
+    return y.reshape(v.shape)
+
+
+@_op
 def _tokens(x):
     return x.reshape(1, x.shape[1], -1).transpose(0, 2, 1)
 

@@ -296,3 +296,77 @@ def depth_to_space(x: Tensor, block: int) -> Tensor:
         )
     x = x.unflatten(1, (block, block, -1)).permute(0, 3, 4, 1, 5, 2)
     return x.reshape(shape)
+
+
+def halo_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    block: int,
+    halo: int,
+    heads: int,
+    scale: float,
+    legacy_mask: bool = False,
+) -> Tensor:
+    """Attention of every block of pixels to its neighbourhood (HaloNet eq. 2-3, HaloAE 3.1).
+
+    The queries of a block are its block * block pixels, the keys those of its window, which has
+    `halo` more pixels on every side: u = block + 2 * halo. The logit of query a and key b is
+    scale * q_a . (k_b + rows[row_b - row_a + u - 1] + columns[column_b - column_a + u - 1]), with a
+    counted from the block's corner and b from the window's: the first 2 * halo of the 2 * u - 1
+    rows of a table are never read. Outside the map k and v are zero.
+
+    Args:
+        q: [B, heads * d, H, W], H and W multiples of block.
+        k: [B, heads * d, H, W].
+        v: [B, heads * dv, H, W].
+        rows: [2 * u - 1, d], alike for all heads.
+        columns: of the same shape.
+        block: side of a block.
+        halo: pixels around it.
+        heads: of the attention; the channels of a head lie together.
+        scale: factor on the logits.
+        legacy_mask: False leaves the keys outside the map out. True does what the code published
+            with the HaloAE paper does, which masks the others: a block whose window lies inside
+            the map averages it, a block at the border sees nothing but the zeros around the map.
+
+    Returns:
+        [B, heads * dv, H, W].
+    """
+    if torch.onnx.is_in_onnx_export():
+        attrs = {"block": block, "halo": halo, "heads": heads, "scale": scale}
+        attrs |= {"legacy_mask": int(legacy_mask)}
+        return _node("HaloAttention", (q, k, v, rows, columns), attrs, v.shape)
+    height, width = q.shape[2:]
+    if height % block or width % block:
+        raise ValueError(
+            f"[halo_attention] the map is {height}x{width}, expected sides divisible by the block "
+            f"of {block}"
+        )
+    window = block + 2 * halo  # u
+
+    def windows(x: Tensor) -> Tensor:
+        """[B, heads * c, H, W] -> [B, heads, blocks, window * window, c]."""
+        x = F.pad(x, (halo, halo, halo, halo)).unflatten(1, (heads, -1))
+        x = x.unfold(3, window, block).unfold(4, window, block)  # [B, heads, c, m, n, w, w]
+        return x.permute(0, 1, 3, 4, 5, 6, 2).flatten(4, 5).flatten(2, 3)
+
+    steps = torch.arange(window, device=q.device)
+    distances = steps - steps[:block, None] + window - 1  # [block, window]
+    # [B, heads, m, n, block, block, d]
+    q = q.unflatten(3, (-1, block)).unflatten(2, (-1, block)).unflatten(1, (heads, -1))
+    q = scale * q.permute(0, 1, 3, 5, 4, 6, 2)
+    products = torch.matmul(q.flatten(4, 5).flatten(2, 3), windows(k).transpose(3, 4))
+    by_row = torch.einsum("bhmnrcd,rkd->bhmnrck", q, rows[distances])
+    by_column = torch.einsum("bhmnrcd,ckd->bhmnrck", q, columns[distances])
+    bias = by_row[..., :, None] + by_column[..., None, :]  # [..., block, block, window, window]
+    logits = products + bias.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+    inside = F.pad(q.new_ones(height, width), (halo, halo, halo, halo)) > 0
+    inside = inside.unfold(0, window, block).unfold(1, window, block).flatten(2, 3).flatten(0, 1)
+    masked = inside if legacy_mask else ~inside  # [blocks, window * window]
+    logits = logits.float().masked_fill(masked[:, None], torch.finfo(torch.float32).min)
+    read = torch.matmul(logits.softmax(dim=-1).to(v.dtype), windows(v))
+    read = read.unflatten(3, (block, block)).unflatten(2, (-1, width // block))
+    return read.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4).flatten(1, 2)

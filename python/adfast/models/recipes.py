@@ -222,6 +222,74 @@ RECIPES = {
         ),
         quick={"backbone": "vit_tiny_patch16_224", "size": 224, "batch": 8, "epochs": 100},
     ),
+    # Section 4.1.
+    "haloae": Recipe(
+        paper="HaloAE: An HaloNet based Local Transformer Auto-Encoder for Anomaly Detection and "
+        "Localization",
+        optimizer="adam",
+        lr=1e-4,
+        weight_decay=1e-5,
+        batch=12,
+        epochs=250,
+        size=256,
+        resize=256,
+        options=(
+            Option(
+                "backbone",
+                "vgg19",
+                "frozen feature extractor",
+                choices=tuple(f"vgg{n}{bn}" for n in (11, 13, 16, 19) for bn in ("", "_bn")),
+            ),
+            Option(
+                "layers",
+                "1,3,5,8",
+                "its convolutions whose outputs to use, 1 being the first",
+                type=whole_numbers,
+                metavar="N,N,...",
+            ),
+            Option("head_width", 234, "channels after the encoder's head", int, "N"),
+            Option(
+                "widths",
+                "234,117,58,29",
+                "channels of the encoder's four stages",
+                type=whole_numbers,
+                metavar="N,N,N,N",
+            ),
+            Option(
+                "decoder_widths",
+                "29,58,118,236",
+                "channels of the decoder's stages but the last",
+                type=whole_numbers,
+                metavar="N,N,N,N",
+            ),
+            Option("block", 12, "side of a block of the attention", int, "N"),
+            Option("halo", 2, "pixels around a block that it sees", int, "N"),
+            Option(
+                "legacy_mask",
+                "no",
+                "yes masks the attention as the code published with the paper does, the wrong way "
+                "round",
+                type={"yes": True, "no": False}.__getitem__,
+                choices=("yes", "no"),
+            ),
+            Option(
+                "map_source",
+                "features",
+                "what the map compares, features or images and their reconstructions",
+                choices=("features", "image"),
+            ),
+        ),
+        quick={
+            "backbone": "vgg11",
+            "layers": [1, 2, 3, 4],
+            "head_width": 64,
+            "widths": [64, 48, 32, 16],
+            "decoder_widths": [16, 32, 48, 64],
+            "size": 112,
+            "batch": 8,
+            "epochs": 60,
+        },
+    ),
     # Section 4.2: the same optimizer, from a trained ADTR.
     "adtr_plus": Recipe(
         paper="ADTR+: ADTR trained on with synthetic anomalies (same paper, section 3.3)",
