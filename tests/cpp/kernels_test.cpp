@@ -628,6 +628,56 @@ void test_box_filter(const k::Table& table) {
   }
 }
 
+void test_gms_map(const k::Table& table) {
+  const int64_t sizes[][3] = {{1, 1, 1}, {1, 7, 3}, {9, 1, 3}, {13, 31, 3}, {5, 17, 1}, {3, 2, 17}};
+  for (auto [height, width, channels] : sizes) {
+    const int64_t n = height * width * channels;
+    auto a = random_floats(n), b = random_floats(n);
+    Guarded<float> out(height * width), scratch(k::gms_map_scratch(width, channels));
+    table.gms_map({a.data(), b.data(), height, width, channels, 0.01f, out.data(), scratch.data()});
+    auto square = [&](Guarded<float>& x, int64_t row, int64_t column, int64_t c) {
+      double across = 0, down = 0;
+      for (int64_t i = -1; i <= 1; i++) {
+        for (int64_t j = -1; j <= 1; j++) {
+          int64_t at = std::clamp<int64_t>(row + i, 0, height - 1) * width +
+                       std::clamp<int64_t>(column + j, 0, width - 1);
+          across += double(j) * x[at * channels + c] / 3;
+          down += double(i) * x[at * channels + c] / 3;
+        }
+      }
+      return across * across + down * down;
+    };
+    std::vector<double> want(height * width);
+    for (int64_t p = 0; p < height * width; p++) {
+      for (int64_t c = 0; c < channels; c++) {
+        double aa = square(a, p / width, p % width, c), bb = square(b, p / width, p % width, c);
+        want[p] += (1 - (2 * std::sqrt(aa * bb) + 0.01) / (aa + bb + 0.01)) / double(channels);
+      }
+    }
+    expect(text("gms_map", table, k::DType::f32, {height, width, channels}), floats(out), want,
+           2e-6);
+  }
+}
+
+void test_reduce_columns(const k::Table& table) {
+  const int64_t sizes[][3] = {{1, 1, 2}, {3, 7, 5}, {2, 49, 17}, {2, 3, 64}};
+  for (auto [rows, width, inner] : sizes) {
+    auto x = random_floats(rows * width * inner, -3, -1);
+    std::vector<double> means(rows * inner), most(rows * inner, -INFINITY);
+    for (int64_t i = 0; i < rows * width * inner; i++) {
+      int64_t at = i / (width * inner) * inner + i % inner;
+      means[at] += double{x[i]} / double(width);
+      most[at] = std::max(most[at], double{x[i]});
+    }
+    Guarded<float> out(rows * inner);
+    auto name = text("reduce columns", table, k::DType::f32, {rows, width, inner});
+    table.reduce({k::Reduce::mean, x.data(), k::DType::f32, rows, width, out.data(), inner});
+    expect(name + " mean", floats(out), means, 2e-6);
+    table.reduce({k::Reduce::max, x.data(), k::DType::f32, rows, width, out.data(), inner});
+    expect(name + " max", floats(out), most, 0);
+  }
+}
+
 void test_attention(const k::Table& table) {
   const int64_t sizes[][5] = {{1, 1, 1, 1, 1},     {8, 8, 64, 64, 8},  {24, 24, 256, 256, 8},
                               {5, 17, 21, 33, 3},  {3, 9, 14, 7, 1},   {13, 577, 64, 130, 2},
@@ -708,6 +758,10 @@ void test_rows(const k::Table& table) {
     table.layer_norm(
         {out.data(), gamma.data(), beta.data(), residual.data(), rows, width, 1e-5f, out.data()});
     if (width > 1) expect(name + " in place", floats(out), added, 2e-5);
+    Feature narrow(k::DType::bf16, rows * width);
+    table.layer_norm({x.data(), gamma.data(), beta.data(), residual.data(), rows, width, 1e-5f,
+                      narrow.data(), k::DType::bf16});
+    if (width > 1) expect(name + " to bf16", values(narrow), added, 2e-5 + rounding(narrow.dtype));
     table.softmax({x.data(), rows, width, out.data()});
     expect(text("softmax", table, k::DType::f32, {rows, width}), floats(out), soft, 2e-6);
   }
@@ -907,6 +961,8 @@ int main() {
     test_fuse_maps(*table);
     test_gaussian_blur(*table);
     test_box_filter(*table);
+    test_gms_map(*table);
+    test_reduce_columns(*table);
     test_attention(*table);
     test_rows(*table);
     test_unary(*table);
