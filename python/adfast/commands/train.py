@@ -56,7 +56,9 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     add("--data", metavar="DIR", help="folder with train/good")
     add("--list", metavar="FILE", help="train on these images of DATA only: one path per line")
     place = "FILE|hub|none" if recipe.size else "RUN"
-    add("--weights", metavar=place, default="hub", help=recipe.weights)
+    if recipe.default_weights == "none":
+        place = "none"
+    add("--weights", metavar=place, default=recipe.default_weights, help=recipe.weights)
     quick = ", ".join(f"--{key} {value}" for key, value in recipe.quick.items())
     add("--quick", action="store_true", help=f"for small machines: {quick}, unless given")
     # What the recipe knows is None until it is resolved: typed, else --quick's, else the paper's.

@@ -204,7 +204,7 @@ def window_corner(patch: int, length: int, side: int) -> int:
 
 
 class Windows(nn.Module):
-    """Which patches the windows of a grid hold; everything but the order of tokens is eq. 1-5.
+    """Which patches of a grid its windows hold, and in which order.
 
     Args:
         grid: rows and columns of patches.
@@ -403,7 +403,7 @@ class InTra(Detector):
         All windows of all images run as one batch; what of the first block depends on one token
         alone is computed once per token, not once per window.
         """
-        first, *rest = self.blocks
+        first = self.blocks[0]
         seen, hidden = self.embed(image)
         x, q, k, v = (
             layers.window_gather(
@@ -413,7 +413,7 @@ class InTra(Detector):
                 (seen, *first.project(seen)), (hidden, *first.project(hidden)), strict=True
             )
         )
-        mean = self._through(lambda: first.attend(x, q, k, v), rest)
+        mean = self._through(first.attend(x, q, k, v))
         rows, columns = self.config.grid
         pixels = self.output(mean).reshape(image.shape[0], rows * columns, -1)
         cells = pixels.transpose(1, 2).unflatten(2, (rows, columns))
@@ -439,32 +439,30 @@ class InTra(Detector):
         index = index + image_begins.repeat_interleave(place.shape[1])[:, None]
         seen = layers.window_gather(patches.flatten(0, 1)[None], index[:, 1:])
         x = torch.cat((self.inpaint.expand(len(index), -1, -1), seen.float()), dim=1) + position
-        first, *rest = self.blocks
-        mean = self._through(lambda: first.attend(x, *first.project(x)), rest)
+        first = self.blocks[0]
+        mean = self._through(first.attend(x, *first.project(x)))
         side = self.config.patch
         return self.output(mean).float().unflatten(1, (side, side, 3)).permute(0, 3, 1, 2)
 
-    def _through(self, attended, rest: list[Block]) -> Tensor:
-        """Run the transformer; returns the mean over the tokens of the last block [W, D].
+    def _through(self, x: Tensor) -> Tensor:
+        """Run the transformer from behind the first block's attention: x is [W, t, D].
 
-        Args:
-            attended: gives what the attention of the first block made of the windows [W, t, D].
-            rest: the blocks after the first.
+        Returns:
+            The mean over the tokens of what the last block gives, [W, D].
         """
-        blocks = [self.blocks[0], *rest]
-        half = (len(blocks) - 1) // 2 if self.config.long_skips else 0
+        last = len(self.blocks) - 1
+        half = last // 2 if self.config.long_skips else 0
         early: list[Tensor] = []
-        x = None
-        for i, block in enumerate(blocks):
-            if i >= len(blocks) - half:
+        for i, block in enumerate(self.blocks):
+            if i > last - half:
                 x = x + early.pop()  # U-net fashion: of 13 blocks, 7 + j gets the output of 5 - j
-            x = attended() if i == 0 else block.attend(x, *block.project(x))
-            if i == len(blocks) - 1:
-                return block.think_mean(x)
-            x = block.think(x)
+            if i > 0:
+                x = block.attend(x, *block.project(x))
+            if i < last:
+                x = block.think(x)
             if i < half:
                 early.append(x)
-        raise AssertionError("a model has at least one block")
+        return self.blocks[-1].think_mean(x)
 
     def losses(self, image: Tensor, features: list[Tensor] | None = None) -> Tensor:
         """Eq. 12 per image, averaged over its windows: [B], float32.
@@ -483,13 +481,12 @@ class InTra(Detector):
             return self.window_losses(image, *self._drawn(len(image), count, None))
         total = self.config.validation_windows
         corner, place = self._drawn(1, total, torch.Generator().manual_seed(0))
-        parts = [
-            self.window_losses(image, c.expand(len(image), -1, -1), p.expand(len(image), -1))
-            for c, p in zip(corner.split(count, dim=1), place.split(count, dim=1), strict=True)
-        ]
+        loss = image.new_zeros(len(image), dtype=torch.float32)
         # In parts, so that validation needs no more memory than training.
-        sizes = [p.shape[1] for p in place.split(count, dim=1)]
-        return sum(size * part for size, part in zip(sizes, parts, strict=True)) / total
+        for c, p in zip(corner.split(count, dim=1), place.split(count, dim=1), strict=True):
+            c, p = c.expand(len(image), -1, -1), p.expand(len(image), -1)
+            loss = loss + p.shape[1] / total * self.window_losses(image, c, p)
+        return loss
 
     def _drawn(
         self, images: int, count: int, generator: torch.Generator | None

@@ -40,7 +40,7 @@ class TrainSettings:
     config: dict = field(default_factory=dict)
     data: str = ""
     list_file: str | None = None
-    weights: str = "hub"
+    weights: str | None = None
     epochs: int | None = None
     batch: int | None = None
     optimizer: str | None = None
@@ -49,7 +49,7 @@ class TrainSettings:
     lr_decay: float | None = None
     lr_drop: float | None = None
     weight_decay: float | None = None
-    fraction: float = 0.8
+    fraction: float | None = None
     seed: int = 0
     precision: str = "auto"
     cache: str = "auto"
@@ -58,6 +58,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Refuse values that cannot work, with an AdfastError that names the setting."""
         paper = recipe(self.model)
+        if self.weights is None:
+            object.__setattr__(self, "weights", paper.default_weights)
         for name, value in vars(self).items():
             if value is None and name != "list_file":
                 object.__setattr__(self, name, getattr(paper, name))
