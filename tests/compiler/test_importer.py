@@ -12,6 +12,7 @@ from small_models import (
 
 from adfast.compiler.importer import import_onnx, node_path, read_onnx
 from adfast.errors import CompileError
+from adfast.onnx_functions import append_functions
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -185,6 +186,18 @@ CASES = {
         "N,3,4,5",
         axes=ints(2, 3),
     ),
+    "reduce_tokens": one_op(
+        "m = ReduceMean<keepdims=1>(x, axis) y = Squeeze(m, axis)", "N,7,5", "N,5", axis=ints(1)
+    ),
+    "reduce_windows": one_op(
+        "w = Reshape(x, s) p = Add(w, c) y = ReduceMax<keepdims=0>(p, axis)",
+        "N,6,5",
+        "3,5",
+        s=ints(3, 2, 5),
+        c=floats(2, 5),
+        axis=ints(1),
+    ),
+    "depth_to_space": one_op("y = DepthToSpace<blocksize=2>(x)", "N,12,3,5", "N,3,6,10"),
     "class_token": one_op("y = Concat<axis=1>(c, x)", "N,3,5", "N,4,5", c=floats(1, 1, 5)),
     "inlined_function": onnx.parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 18, "local" : 1]>
@@ -198,6 +211,60 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_an_imported_op_means_what_onnx_runtime_computes(name):
     imported_equals_onnx(CASES[name])
+
+
+FUNCTIONS = {
+    "window_gather": model(
+        "g (float[N,7,5] x) => (float[3,2,5] y) { y = adfast.WindowGather(x, rows) }",
+        rows=np.array([[0, 6], [3, 3], [5, 1]]),
+    ),
+    "gathered_constant": model(
+        "g (float[N,7,5] x) => (float[2,7,5] y) "
+        "{ c = adfast.WindowGather(table, rows) a = adfast.WindowGather(x, all) y = Add(a, c) }",
+        table=floats(1, 3, 5),
+        rows=np.arange(14).reshape(2, 7) % 3,
+        all=np.arange(14).reshape(2, 7) % 7,
+    ),
+    "attention_of_windows": model(
+        "g (float[N,6,8] x) => (float[2,3,8] y) "
+        "{ w = Reshape(x, s) y = adfast.Attention<heads=2, scale=0.5>(w, w, w) }",
+        s=ints(2, 3, 8),
+    ),
+    "gms_map": model(
+        "g (float[N,3,7,9] a, float[N,3,7,9] b) => (float[N,1,7,9] y) "
+        "{ y = adfast.GmsMap<c=0.0026>(a, b) }"
+    ),
+    **{
+        f"calibrate_map_{mode}": model(
+            f"g (float[N,1,7,9] x) => (float[N,1,7,9] y) "
+            f'{{ y = adfast.CalibrateMap<mode="{mode}">(x, mean) }}',
+            mean=floats(1, 1, 7, 9),
+        )
+        for mode in ("square", "absolute")
+    },
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_imported_function_means_what_its_body_does(name):
+    proto = FUNCTIONS[name]
+    append_functions(proto)
+    assert {"Conv", "Gather", "MatMul", "Sub"} & {n.op_type for n in proto.functions[0].node}
+    imported_equals_onnx(proto)
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        ("adfast.WindowGather(tokens, x)", "index"),
+        ('adfast.CalibrateMap<mode="square">(x, x)', "mean map"),
+    ],
+)
+def test_the_index_and_the_mean_map_must_be_constants(call, what):
+    proto = model(f"g (float[N,1,5,5] x) => (y) {{ y = {call} }}", tokens=floats(1, 7, 5))
+    append_functions(proto)
+    with pytest.raises(CompileError, match=f"its {what} is computed by the model"):
+        import_onnx(proto)
 
 
 def test_shape_arithmetic_leaves_nothing_but_the_activations():
@@ -259,6 +326,10 @@ REFUSED = {
     "malformed attribute": (
         one_op("y = MaxPool<strides=[1, 1]>(x)", "N,3,9,9", "N,4,7,7"),
         "its inputs or attributes are malformed",
+    ),
+    "depth to space": (
+        one_op('y = DepthToSpace<blocksize=2, mode="CRD">(x)', "N,4,3,3", "N,1,6,6"),
+        "mode 'CRD'; only DCR is available",
     ),
     "spatial softmax": (one_op("y = Softmax<axis=1>(x)", "N,3,4", "N,3,4"), "only the last axis"),
 }  # fmt: skip

@@ -92,6 +92,23 @@ def test_fold_constants_puts_them_second_and_keeps_what_has_no_place_for_them():
     ]
 
 
+def test_fold_constants_keeps_what_would_blow_up_the_plan():
+    graph = Graph("g")
+    x = graph.input("x", (5, 256, 1032))
+    table = graph.constant("positions", floats(1, 9, 1032))
+    for name, windows in (("few", 3), ("many", 5)):
+        rows = np.arange(windows * 256).reshape(windows, 256) % 9
+        (y,) = graph.add("window_gather", [table, graph.index(f"{name}.rows", rows)], name=name)
+        graph.output(name, graph.add("neg", [y], name=f"{name}.neg")[0])
+    graph.output("y", graph.add("add", [x, y], name="sum")[0])
+    assert lines(apply("fold_constants", graph))[1:4] == [
+        "  %few.neg = neg(few.constant:const[3,256,1032]) -> [3,256,1032]",
+        "  %many = window_gather(positions:const[1,9,1032], many.rows:const[5,256])"
+        " -> [5,256,1032]",
+        "  %many.neg = neg(%many) -> [5,256,1032]",
+    ]
+
+
 def test_remove_identities():
     graph = Graph("g")
     x = graph.input("x", (1, 4, 6))

@@ -236,6 +236,7 @@ def _attention_cases() -> list[Case]:
         windows(2, 1, 1, 1, 1, 1),
         windows(5, 9, 65, 34, 17, 1, kv=const),
         windows(7, 49, 49, 64, 128, 2),
+        windows(32, 49, 49, 256, 512, 8, hot=True),
         attention(1, 1, 1, 1, 1),
         attention(3, 5, 21, 9, 3),
         attention(24, 24, 64, 64, 8),

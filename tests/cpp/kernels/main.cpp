@@ -28,6 +28,8 @@ int main() {
     test_fuse_maps(*table);
     test_gaussian_blur(*table);
     test_box_filter(*table);
+    test_gms_map(*table);
+    test_reduce_columns(*table);
     test_attention(*table);
     test_rows(*table);
     test_unary(*table);

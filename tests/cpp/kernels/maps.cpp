@@ -184,3 +184,34 @@ void test_box_filter(const k::Table& table) {
            2e-6);
   }
 }
+
+void test_gms_map(const k::Table& table) {
+  const int64_t sizes[][3] = {{1, 1, 1}, {1, 7, 3}, {9, 1, 3}, {13, 31, 3}, {5, 17, 1}, {3, 2, 17}};
+  for (auto [height, width, channels] : sizes) {
+    const int64_t n = height * width * channels;
+    auto a = random_floats(n), b = random_floats(n);
+    Guarded<float> out(height * width), scratch(k::gms_map_scratch(width, channels));
+    table.gms_map({a.data(), b.data(), height, width, channels, 0.01f, out.data(), scratch.data()});
+    auto square = [&](Guarded<float>& x, int64_t row, int64_t column, int64_t c) {
+      double across = 0, down = 0;
+      for (int64_t i = -1; i <= 1; i++) {
+        for (int64_t j = -1; j <= 1; j++) {
+          int64_t at = std::clamp<int64_t>(row + i, 0, height - 1) * width +
+                       std::clamp<int64_t>(column + j, 0, width - 1);
+          across += double(j) * x[at * channels + c] / 3;
+          down += double(i) * x[at * channels + c] / 3;
+        }
+      }
+      return across * across + down * down;
+    };
+    std::vector<double> want(height * width);
+    for (int64_t p = 0; p < height * width; p++) {
+      for (int64_t c = 0; c < channels; c++) {
+        double aa = square(a, p / width, p % width, c), bb = square(b, p / width, p % width, c);
+        want[p] += (1 - (2 * std::sqrt(aa * bb) + 0.01) / (aa + bb + 0.01)) / double(channels);
+      }
+    }
+    expect(text("gms_map", table, k::DType::f32, {height, width, channels}), floats(out), want,
+           2e-6);
+  }
+}

@@ -34,6 +34,10 @@ void test_rows(const k::Table& table) {
     table.layer_norm(
         {out.data(), gamma.data(), beta.data(), residual.data(), rows, width, 1e-5f, out.data()});
     if (width > 1) expect(name + " in place", floats(out), added, 2e-5);
+    Feature narrow(k::DType::bf16, rows * width);
+    table.layer_norm({x.data(), gamma.data(), beta.data(), residual.data(), rows, width, 1e-5f,
+                      narrow.data(), k::DType::bf16});
+    if (width > 1) expect(name + " to bf16", values(narrow), added, 2e-5 + rounding(narrow.dtype));
     table.softmax({x.data(), rows, width, out.data()});
     expect(text("softmax", table, k::DType::f32, {rows, width}), floats(out), soft, 2e-6);
   }
@@ -68,5 +72,24 @@ void test_reduce(const k::Table& table, k::DType dtype) {
       run(k::Reduce::max);
       expect(name + " max", floats(out), most, 0);
     }
+  }
+}
+
+void test_reduce_columns(const k::Table& table) {
+  const int64_t sizes[][3] = {{1, 1, 2}, {3, 7, 5}, {2, 49, 17}, {2, 3, 64}};
+  for (auto [rows, width, inner] : sizes) {
+    auto x = random_floats(rows * width * inner, -3, -1);
+    std::vector<double> means(rows * inner), most(rows * inner, -INFINITY);
+    for (int64_t i = 0; i < rows * width * inner; i++) {
+      int64_t at = i / (width * inner) * inner + i % inner;
+      means[at] += double{x[i]} / double(width);
+      most[at] = std::max(most[at], double{x[i]});
+    }
+    Guarded<float> out(rows * inner);
+    auto name = text("reduce columns", table, k::DType::f32, {rows, width, inner});
+    table.reduce({k::Reduce::mean, x.data(), k::DType::f32, rows, width, out.data(), inner});
+    expect(name + " mean", floats(out), means, 2e-6);
+    table.reduce({k::Reduce::max, x.data(), k::DType::f32, rows, width, out.data(), inner});
+    expect(name + " max", floats(out), most, 0);
   }
 }

@@ -170,6 +170,8 @@ void test_fuse_maps(const k::Table& table);
 void test_gaussian_blur(const k::Table& table);
 void test_frame(const k::Table& table, k::DType dtype);
 void test_box_filter(const k::Table& table);
+void test_gms_map(const k::Table& table);
+void test_reduce_columns(const k::Table& table);
 void test_attention(const k::Table& table);
 void test_halo_attention(const k::Table& table, k::DType dtype);
 void test_rows(const k::Table& table);

@@ -16,7 +16,7 @@ def share_common(graph: Graph) -> int:
     for value in graph.constants():
         assert value.array is not None
         digest = hashlib.sha256(value.array.tobytes()).digest()
-        same[value] = names.setdefault((value.array.dtype, value.shape, digest), len(names))
+        same[value] = names.setdefault((value.shape, digest), len(names))
     seen: dict[Any, list[Value]] = {}
     count = 0
     for node in list(graph.nodes):
