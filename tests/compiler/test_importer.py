@@ -42,6 +42,16 @@ CASES = {
     "conv_same_lower": one_op(
         'y = Conv<auto_pad="SAME_LOWER">(x, w)', "N,4,5,5", "N,6,5,5", w=floats(6, 4, 2, 2)
     ),
+    "conv_transpose": one_op(
+        "y = ConvTranspose<pads=[1,0,2,1], dilations=[1,2]>(x, w, b)",
+        "N,4,7,9",
+        "N,6,6,12",
+        w=floats(4, 6, 3, 3),
+        b=floats(6, seed=1),
+    ),
+    "conv_transpose_grouped": one_op(
+        "y = ConvTranspose<group=2>(x, w)", "N,4,3,5", "N,6,4,7", w=floats(4, 3, 2, 3)
+    ),
     "max_pool": one_op(
         "y = MaxPool<kernel_shape=[3,2], strides=[2,2], pads=[1,1,1,0]>(x)", "N,3,7,9", "N,3,a,b"
     ),
@@ -141,6 +151,20 @@ CASES = {
         "N,2,11,7",
         s=ints(1, 2, 11, 7),
     ),
+    "resize_nearest": one_op(
+        'y = Resize<mode="nearest", coordinate_transformation_mode="asymmetric",'
+        ' nearest_mode="floor">(x, , , s)',
+        "N,2,5,6",
+        "N,2,8,3",
+        s=ints(1, 2, 8, 3),
+    ),
+    "resize_nearest_scales": one_op(
+        'y = Resize<mode="nearest", coordinate_transformation_mode="asymmetric",'
+        ' nearest_mode="floor">(x, , s)',
+        "N,2,5,6",
+        "N,2,10,18",
+        s=np.array([1, 1, 2, 3], F),
+    ),
     "split_concat": model(
         "g (float[N,6,5] x) => (float[N,6,5] y) "
         "{ a, b, c = Split<axis=1>(x, sizes) y = Concat<axis=1>(c, a, b) }",
@@ -179,6 +203,9 @@ CASES = {
         p=ints(0, 1, 2, 0),
         zero=F(0),
         axes=ints(-1, 2),
+    ),
+    "pad_reflect": one_op(
+        'y = Pad<mode="reflect">(x, p)', "N,3,4,5", "N,3,7,8", p=ints(0, 0, 3, 1, 0, 0, 0, 2)
     ),
     "squeeze_and_excite": one_op(
         "m = ReduceMean(x, axes) g = Sigmoid(m) a = Mul(x, g) y = Mul(g, a)",
@@ -290,9 +317,38 @@ REFUSED = {
         one_op("w = Relu(x) y = Conv(x, w)", "1,1,3,3", "1,1,1,1"),
         "its weight is computed",
     ),
-    "nearest": (
-        one_op("y = Resize<mode=\"nearest\">(x, , s)", "N,1,2,2", "N,1,4,4", s=floats(4)),
-        "only bilinear",
+    "nearest, half pixels": (
+        one_op("y = Resize<mode=\"nearest\">(x, , , s)", "N,1,2,2", "N,1,4,4", s=ints(1, 1, 4, 4)),
+        "mode 'half_pixel' with nearest_mode 'round_prefer_floor'; only 'asymmetric' with 'floor'",
+    ),
+    "cubic": (
+        one_op("y = Resize<mode=\"cubic\">(x, , , s)", "N,1,2,2", "N,1,4,4", s=ints(1, 1, 4, 4)),
+        "only bilinear and nearest",
+    ),
+    "transposed convolution that upsamples": (
+        one_op("y = ConvTranspose<strides=[2,2]>(x, w)", "N,4,3,3", "N,4,7,7",
+               w=floats(4, 4, 3, 3)),
+        r"ConvTranspose: strides \[2, 2\]; only 1 is available",
+    ),
+    "transposed convolution that crops": (
+        one_op("y = ConvTranspose<pads=[3,3,3,3]>(x, w)", "N,4,9,9", "N,4,5,5",
+               w=floats(4, 4, 3, 3)),
+        "pads that crop",
+    ),
+    "transposed convolution to a shape": (
+        one_op("y = ConvTranspose<output_shape=[5, 5]>(x, w)", "N,4,3,3", "N,4,5,5",
+               w=floats(4, 4, 3, 3)),
+        "auto_pad and output_shape are not available",
+    ),
+    "edge": (
+        one_op("y = Pad<mode=\"edge\">(x, p)", "N,3,4,4", "N,3,5,5",
+               p=ints(0, 0, 0, 0, 0, 0, 1, 1)),
+        "mode 'edge' of shape \\(1, 3, 4, 4\\); only zeros or 'reflect' around",
+    ),
+    "reflection past the map": (
+        one_op("y = Pad<mode=\"reflect\">(x, p)", "N,3,4,4", "N,3,8,4",
+               p=ints(0, 0, 4, 0, 0, 0, 0, 0)),
+        "reflection_pad2d: pads are \\[4, 0, 0, 0\\]",
     ),
     "antialias": (
         one_op("y = Resize<mode=\"linear\", antialias=1>(x, , , s)", "N,1,9,9", "N,1,4,4",
@@ -317,7 +373,7 @@ REFUSED = {
     "pad with ones": (
         one_op("y = Pad(x, p, one)", "N,3,4,4", "N,3,5,5", p=ints(0, 0, 0, 0, 0, 0, 1, 1),
                one=F(1)),
-        "only zeros around",
+        "only zeros or 'reflect' around",
     ),
     "pad channels": (
         one_op("y = Pad(x, p)", "N,3,4,4", "N,4,4,4", p=ints(0, 0, 0, 0, 0, 1, 0, 0)),

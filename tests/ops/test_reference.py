@@ -108,7 +108,46 @@ def score_map(a, b):
     return square / 2, square.sum().reshape(1), (1 - cosine).reshape(1)
 
 
+def resize_nearest(x, height, width):
+    return F.interpolate(x, (height, width), mode="nearest")
+
+
+def reflection_pad2d(x, pads):
+    top, left, bottom, right = pads
+    return F.pad(x, (left, right, top, bottom), mode="reflect")
+
+
+def halo_attention(q, k, v, rows, columns, block, halo, heads, scale, legacy_mask):
+    """Query by query of a block, all blocks and heads at once."""
+    side = block + 2 * halo
+
+    def windows(x):  # [heads, blocks, channels, keys]
+        x = F.unfold(F.pad(x, (halo,) * 4), side, stride=block)
+        return x.reshape(heads, -1, side * side, x.shape[2]).permute(0, 3, 1, 2)
+
+    keys, values = windows(k), windows(v)
+    inside = F.unfold(F.pad(torch.ones_like(q[:, :1]), (halo,) * 4), side, stride=block)[0].T > 0
+    queries = F.unfold(q, block, stride=block)
+    queries = queries.reshape(heads, -1, block * block, queries.shape[2]).permute(0, 3, 2, 1)
+    read = []
+    for i in range(block * block):
+        down = torch.arange(side) - i // block + side - 1
+        across = torch.arange(side) - i % block + side - 1
+        position = (rows[down][:, None] + columns[across][None]).flatten(0, 1).T
+        logits = scale * (queries[:, :, i, None] @ (keys + position))[:, :, 0]
+        if legacy_mask:
+            logits[:, inside] = torch.finfo(torch.float32).min
+        else:
+            logits[:, ~inside] = -torch.inf
+        read.append((values * logits.softmax(-1)[:, :, None]).sum(-1))
+    read = torch.stack(read, -1).permute(0, 2, 3, 1).reshape(1, -1, queries.shape[1])
+    return F.fold(read, q.shape[2:], block, stride=block)
+
+
 TWINS = {
+    "resize_nearest": resize_nearest,
+    "reflection_pad2d": reflection_pad2d,
+    "halo_attention": halo_attention,
     "conv2d": conv2d,
     "max_pool2d": max_pool2d,
     "avg_pool2d": avg_pool2d,
