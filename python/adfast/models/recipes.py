@@ -55,9 +55,9 @@ class Recipe:
         weight_decay: of the optimizer.
         batch: images per step.
         epochs: passes over the training images.
+        patience: epochs without improvement before the training stops; 0: none does.
         size: side of the crop; 0 where it is that of the model that is trained on.
         resize: side that images are stretched to before the crop, for that size.
-        patience: epochs without improvement after which the training stops; 0: it never does.
         fraction: share of the good images that is trained on.
         options: further options.
         weights: what --weights takes.
