@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from adfast.compiler.writer import Golden, GoldenFrame, write_plan
 from adfast.errors import AdfastError, ArgumentError, CompileError, DataError
 from adfast.files import atomic_path
 from adfast.images import list_images, read_image
+from adfast.progress import Track, silent
 
 PARITY_IMAGES = 16
 DRIFT_IMAGES = 32
@@ -39,7 +40,6 @@ MIN_SPEARMAN = 0.99
 MAX_BF16_MAP_ERROR = 0.05
 
 Log = Callable[[str], None]
-Track = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
 @dataclass
@@ -65,7 +65,7 @@ def build(
     passes_off: Sequence[str] = (),
     created: str = "",
     log: Log | None = None,
-    track: Track | None = None,
+    track: Track = silent,
 ) -> dict[str, Any]:
     """Build a plan.
 
@@ -92,7 +92,6 @@ def build(
         AdfastError: the output cannot be written.
     """
     say = log or (lambda text: None)
-    each = track or (lambda items, what: items)
     if precision not in ("auto", "f32", "bf16"):
         raise ArgumentError(f"[build] precision is {precision!r}, expected auto, f32 or bf16")
     if not 0 <= max_fpr < 1:
@@ -106,10 +105,10 @@ def build(
         write_plan(provisional, compiled.graph, compiled.fields, {}, Golden(), {}, {})
         frames = _parity_frames(made, compiled)
         say(f"comparing with {made.reference} on {len(frames)} images")
-        expected = [made.answers(frame) for frame in each(frames, "reference")]
-        report, chosen = _compare(made, provisional, frames, expected, precision, say, each)
+        expected = [made.answers(frame) for frame in track(frames, "reference")]
+        report, chosen = _compare(made, provisional, frames, expected, precision, say, track)
         engine = _load(provisional, chosen)
-        calibration = _calibrate(made, engine, max_fpr, say, each)
+        calibration = _calibrate(made, engine, max_fpr, say, track)
     fields = {**compiled.fields, "precision": chosen}
     golden = _golden(made, frames, expected, report)
     with atomic_path(output) as temporary:
@@ -243,7 +242,7 @@ def _compare(
     expected: list[parity.Answer],
     precision: str,
     say: Log,
-    each: Track,
+    track: Track,
 ) -> tuple[dict[str, Any], str]:
     """Make the parity report and choose the precision to build for."""
     exact = _load(plan, "f32")
@@ -271,7 +270,7 @@ def _compare(
         )
     if error > WARN_ABOVE:
         say(f"warning: f32 parity is {error:.2e}, {WARN_ABOVE:g} or less is usual")
-    chosen, reason = _choose(made, plan, exact, frames, expected, precision, report, say, each)
+    chosen, reason = _choose(made, plan, exact, frames, expected, precision, report, say, track)
     report["precision"] = {"chosen": chosen, "reason": reason}
     say(f"precision {chosen}: {reason}")
     return report, chosen
@@ -286,7 +285,7 @@ def _choose(
     precision: str,
     report: dict[str, Any],
     say: Log,
-    each: Track,
+    track: Track,
 ) -> tuple[str, str]:
     native = bool(exact.info.get("native_bf16"))
     if precision == "f32" and not native:
@@ -305,7 +304,7 @@ def _choose(
     images += [_disturbed(image, rng) for image in images]
     pairs = [
         (exact.predict(image).score, rounded.predict(image).score)
-        for image in each(images, "f32 and bf16")
+        for image in track(images, "f32 and bf16")
     ]
     found["score_spearman"] = spearman(*zip(*pairs, strict=True))
     found["score_images"] = len(pairs)
@@ -330,7 +329,9 @@ def _answers(engine: Any, frames: list[np.ndarray]) -> list[parity.Answer]:
     return [(result.score, result.network_map) for result in results]
 
 
-def _calibrate(made: _Source, engine: Any, max_fpr: float, say: Log, each: Track) -> dict[str, Any]:
+def _calibrate(
+    made: _Source, engine: Any, max_fpr: float, say: Log, track: Track
+) -> dict[str, Any]:
     """Make the plan's section "calibration"."""
     table: dict[str, Any] = {
         "images": len(made.images),
@@ -345,7 +346,7 @@ def _calibrate(made: _Source, engine: Any, max_fpr: float, say: Log, each: Track
         return table
     say(f"calibrating on {len(made.images)} images ({made.images_from})")
     scores, maps = [], MapStatistics(len(made.images))
-    for path in each(made.images, "calibration"):
+    for path in track(made.images, "calibration"):
         result = engine.predict(read_image(path))
         scores.append(result.score)
         maps.add(result.network_map)

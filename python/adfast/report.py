@@ -165,6 +165,21 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
+def interval(ends: Sequence[float] | None) -> str:
+    """Write an interval in percent, nothing for None."""
+    return "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+
+
+#: Metrics of an evaluation by the order and titles they are shown in.
+METRICS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "average precision",
+    "f1_max": "F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "aupro": "AUPRO, FPR ≤ 0.3",
+}
+
+
 def evaluation_parts(
     engine: Any, root: Path, result: dict[str, Any], gallery: int = 6
 ) -> list[Html]:

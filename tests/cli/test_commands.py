@@ -155,6 +155,44 @@ def test_eval_counts_and_reports(tmp_path, engine, data, capsys):
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_eval_measures_every_class_and_gives_intervals(engine, data, capsys):
+    pytest.importorskip("scipy")
+    for number, value in enumerate((180, 255)):
+        (data / "test/dent").mkdir(exist_ok=True)
+        (data / "ground_truth/dent").mkdir(exist_ok=True)
+        write_png(data / f"test/dent/{number}.png", grey(value))
+        write_png(data / f"ground_truth/dent/{number}_mask.png", (grey(255) > 200) * np.uint8(9))
+    words = ["eval", "p.plan", "--data", str(data), "--resamples", "50"]
+    assert cli.main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    classes = {entry["label"]: entry for entry in result["classes"]}
+    assert list(classes) == ["good", "dent", "hole"]
+    assert classes["good"]["image_auroc"] is None and classes["good"]["intervals"] == {}
+    assert classes["dent"]["image_auroc"] == 0.75 and classes["dent"]["regions"] == 2
+    # Mid-grey is 128, the frames are 130: only the one defect pixel stands out.
+    assert classes["dent"]["pixel_auroc"] > 0.99 > classes["hole"]["pixel_auroc"] - 0.01
+    for found in (result, classes["dent"], classes["hole"]):
+        values = found.get("metrics", found)
+        assert set(found["intervals"]) == {
+            *("image_auroc", "image_ap", "f1_max", "pixel_auroc", "aupro")
+        }
+        for name, (low, high) in found["intervals"].items():
+            # F1 is computed in two ways, which may differ in the last bit.
+            assert 0 <= low <= values[name] + 1e-12 and values[name] - 1e-12 <= high <= 1, name
+    assert result["bootstrap"]["resamples"] == 50
+    assert result["bootstrap"]["pixel_error"]["aupro"] < 0.01
+    for curve in result["curves"].values():
+        assert curve["points"][0] == [0, 0] and curve["points"][-1] == [1, 1]
+    alarms = result["verdicts"]["false_alarm_rate"], 1 - result["verdicts"]["miss_rate"]
+    assert result["curves"]["roc"]["operating"] == list(alarms)
+    assert cli.main(words) == 0
+    assert " to " in capsys.readouterr().out
+    assert cli.main([*words[:-1], "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["intervals"] == {}
+    assert cli.main([*words[:-1], "-1"]) == 1
+    assert "[bootstrap]" in capsys.readouterr().err
+
+
 def test_eval_of_a_list(tmp_path, engine, data, capsys):
     pytest.importorskip("scipy")
     names = tmp_path / "list.txt"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+
+from adfast.progress import bar, silent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,18 +57,6 @@ def run(args: argparse.Namespace) -> int:
         max_fpr=args.max_fpr,
         passes_off=[name.strip() for name in args.passes_off.split(",") if name.strip()],
         log=log,
-        track=None if args.quiet else _track,
+        track=silent if args.quiet else bar,
     )
     return 0
-
-
-def _track(items: Sequence[Any], what: str) -> Iterable[Any]:
-    """Show a bar on a terminal that has rich; a log needs none."""
-    if sys.stderr.isatty():
-        try:
-            from rich.console import Console
-            from rich.progress import track
-        except ImportError:
-            return items
-        return track(items, what, console=Console(stderr=True), transient=True)
-    return items

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from adfast import evaluate, report
+from adfast.bootstrap import Bootstrap
 from adfast.commands.selftest import add_engine_arguments, load_engine
 from adfast.overlay import number
 from adfast.predict import make_folder, write_json
+from adfast.progress import bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="print one JSON document instead of the table, or write it to FILE beside the table",
     )
+    group = parser.add_argument_group("intervals")
+    group.add_argument(
+        "--resamples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="draws of the bootstrap that the 95 %% intervals come from: images are drawn with "
+        "replacement, good and defective ones apart; 0 leaves intervals out (default 1000)",
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the draws (default 0)"
+    )
     add_engine_arguments(parser)
 
 
@@ -48,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.out is not None:
         make_folder(args.out)
+    how = Bootstrap(args.resamples, args.seed)
     engine = load_engine(args)
-    result = evaluate_plan(engine, args.data, only=args.list)
+    result = evaluate_plan(engine, args.data, args.list, how)
     if args.out is not None:
         write_json(args.out / "results.json", result)
         parts = [
@@ -70,17 +84,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate_plan(engine: Any, root: Path, only: Path | None = None) -> dict[str, Any]:
-    """Evaluate with a counter on a terminal, and add what was run to the result."""
-
-    def show(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            print(
-                f"\r{done} of {total} images", end="\r" if done < total else "\n", file=sys.stderr
-            )
-
+def evaluate_plan(
+    engine: Any, root: Path, only: Path | None = None, how: Bootstrap | None = None
+) -> dict[str, Any]:
+    """Evaluate with a bar on a terminal, and add what was run to the result."""
     engine.warmup(3)
-    result = evaluate.evaluate(engine, root, only=only, show=show)
+    result = evaluate.evaluate(engine, root, only=only, how=how, track=bar)
     info = engine.info
     kept = ("plan", "model", "name", "precision", "isa", "threads", "adfast")
     return {
@@ -94,35 +103,37 @@ def evaluate_plan(engine: Any, root: Path, only: Path | None = None) -> dict[str
 def lines(result: dict[str, Any]) -> list[str]:
     """Lay a result out as text."""
     values, verdicts, pixels = result["metrics"], result["verdicts"], result["pixels"]
-    percent = report.percent
-    out = [
-        f"image AUROC {percent(values['image_auroc'])}   "
-        f"average precision {percent(values['image_ap'])}   "
-        f"F1-max {percent(values['f1_max'])}   (percent)"
-    ]
+    percent, made = report.percent, result["bootstrap"]
+    interval = f"{100 * made['level']:g} % interval" if made["resamples"] else "no interval"
+    out = [f"{'percent':<22}{'':>7}   {interval}"]
+    for name, title in report.METRICS.items():
+        if values[name] is not None:
+            own = report.interval(result["intervals"].get(name))
+            out.append(f"{title:<22}{percent(values[name]):>7}   {own}".rstrip())
     if values["pixel_auroc"] is None:
         out.append("pixel metrics: none, there are no masks")
     else:
-        out.append(
-            f"pixel AUROC {percent(values['pixel_auroc'])}   "
-            f"AUPRO up to FPR {pixels['fpr_limit']:g} {percent(values['aupro'])}   "
-            f"over {pixels['area']}"
-        )
+        out.append(f"pixels: {pixels['area']}, {pixels['regions']} defect regions")
     if pixels["empty_masks"]:
         out.append(
             f"{len(pixels['empty_masks'])} defective images with an empty mask "
             "are left out of the pixel metrics"
         )
-    out += ["", f"{'class':<20}{'images':>8}{'AUROC':>8}{'median score':>14}{'anomalous':>11}"]
+    out.append("")
+    header = f"{'class':<16}{'images':>7}{'image AUROC':>21}{'AP':>7}"
+    out.append(header + f"{'pixel AUROC':>13}{'AUPRO':>7}{'median score':>14}{'anomalous':>11}")
     for entry in result["classes"]:
         called = entry["called_anomalous"]
+        own = report.interval(entry["intervals"].get("image_auroc"))
         out.append(
-            f"{entry['label']:<20}{entry['images']:>8}{percent(entry['image_auroc']):>8}"
-            f"{number(entry['score_median']):>14}{'–' if called is None else called:>11}"
+            f"{entry['label']:<16}{entry['images']:>7}{percent(entry['image_auroc']):>7}{own:>14}"
+            f"{percent(entry['image_ap']):>7}{percent(entry['pixel_auroc']):>13}"
+            f"{percent(entry['aupro']):>7}{number(entry['score_median']):>14}"
+            f"{'–' if called is None else called:>11}"
         )
     out.append("")
     if verdicts is None:
-        out.append("the plan has no threshold: scores only, no verdicts (adfast build --calibrate)")
+        out.append("no threshold: scores only, no verdicts (adfast build sets one)")
     else:
         images = result["images"]
         out.append(
@@ -133,5 +144,9 @@ def lines(result: dict[str, Any]) -> list[str]:
             f"({percent(verdicts['miss_rate'])} %)"
         )
     latency = result["latency_ms"]
-    out.append(f"latency: median {latency['median']:.2f} ms, longest {latency['max']:.2f} ms")
+    tails = [f"{key} {latency[key]:.2f}" for key in ("p90", "p99") if latency[key] is not None]
+    tails.append(f"longest {latency['max']:.2f}")
+    out.append(f"latency: median {latency['median']:.2f} ms, {', '.join(tails)} ms")
+    spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["seconds"].items())
+    out.append(f"time: {spent} ({made['resamples']} draws)")
     return out
