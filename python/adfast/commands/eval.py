@@ -9,7 +9,8 @@ from typing import Any
 
 from adfast import evaluate, report
 from adfast.bootstrap import Bootstrap
-from adfast.commands.selftest import add_engine_arguments, load_engine
+from adfast.commands.selftest import add_engine_arguments
+from adfast.errors import ArgumentError
 from adfast.overlay import number
 from adfast.predict import make_folder, write_json
 from adfast.progress import bar
@@ -17,7 +18,13 @@ from adfast.progress import bar
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("plan", type=Path, help="a plan file, from adfast build")
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="PLAN|RUN",
+        help="a plan file, from adfast build; or the folder of a training run, which PyTorch "
+        "computes: no threshold then, so no verdicts",
+    )
     parser.add_argument(
         "--data",
         type=Path,
@@ -68,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.out / "results.json", result)
         parts = [
             report.paragraph(
-                f"{args.plan} on {args.data}" + (f", {args.list}" if args.list else ""), dim=True
+                f"{args.model} on {args.data}" + (f", {args.list}" if args.list else ""), dim=True
             ),
             *report.evaluation_parts(engine, args.data, result),
         ]
@@ -84,6 +91,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def load_engine(args: argparse.Namespace) -> Any:
+    """Load the plan, or the run, named on the command line."""
+    if args.model.is_dir():
+        if args.precision == "bf16":
+            raise ArgumentError(f"{args.model} is a training run: it is evaluated in f32")
+        from adfast.run_engine import RunEngine
+
+        return RunEngine(args.model, args.threads)
+    import adfast
+
+    precision = None if args.precision == "auto" else args.precision
+    return adfast.load(args.model, threads=args.threads, precision=precision)
+
+
 def evaluate_plan(
     engine: Any, root: Path, only: Path | None = None, how: Bootstrap | None = None
 ) -> dict[str, Any]:
@@ -91,11 +112,11 @@ def evaluate_plan(
     engine.warmup(3)
     result = evaluate.evaluate(engine, root, only=only, how=how, track=bar)
     info = engine.info
-    kept = ("plan", "model", "name", "precision", "isa", "threads", "adfast")
+    kept = ("runtime", "plan", "run", "model", "name", "precision", "isa", "threads", "adfast")
     return {
         "data": str(root),
         "list": only and str(only),
-        "engine": {key: info[key] for key in kept if key in info},
+        "engine": {"runtime": "adfast engine"} | {k: info[k] for k in kept if k in info},
         **result,
     }
 
@@ -133,7 +154,9 @@ def lines(result: dict[str, Any]) -> list[str]:
         )
     out.append("")
     if verdicts is None:
-        out.append("no threshold: scores only, no verdicts (adfast build sets one)")
+        out.append(
+            "no threshold, so scores only and no verdicts: adfast build sets one from good images"
+        )
     else:
         images = result["images"]
         out.append(
