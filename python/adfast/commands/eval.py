@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from adfast import evaluate, report
+from adfast._version import __version__
+from adfast.benchmark import machine
 from adfast.bootstrap import Bootstrap
 from adfast.commands.selftest import add_engine_arguments
 from adfast.errors import ArgumentError
@@ -73,13 +77,7 @@ def run(args: argparse.Namespace) -> int:
     result = evaluate_plan(engine, args.data, args.list, how)
     if args.out is not None:
         write_json(args.out / "results.json", result)
-        parts = [
-            report.paragraph(
-                f"{args.model} on {args.data}" + (f", {args.list}" if args.list else ""), dim=True
-            ),
-            *report.evaluation_parts(engine, args.data, result),
-        ]
-        report.write_page(args.out / "report.html", "Evaluation", parts)
+        write_report(args.out / "report.html", engine, result)
     if args.json == "-":
         print(json.dumps(result, indent=1, allow_nan=False))
         return 0
@@ -112,13 +110,39 @@ def evaluate_plan(
     engine.warmup(3)
     result = evaluate.evaluate(engine, root, only=only, how=how, track=bar)
     info = engine.info
-    kept = ("runtime", "plan", "run", "model", "name", "precision", "isa", "threads", "adfast")
+    kept = ("runtime", "model", "name", "precision", "isa", "threads")
     return {
-        "data": str(root),
-        "list": only and str(only),
+        "provenance": {
+            "file": str(info.get("plan") or info.get("run")),
+            "sha256": _sha256(info),
+            "data": str(root),
+            "list": only and str(only),
+            "adfast": __version__,
+            "machine": machine(),
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        },
         "engine": {"runtime": "adfast engine"} | {k: info[k] for k in kept if k in info},
         **result,
     }
+
+
+def _sha256(info: dict[str, Any]) -> str | None:
+    """Hash the plan, or the run's checkpoint; None when there is no such file."""
+    path = Path(info["run"], "best.safetensors") if "run" in info else Path(info["plan"])
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def write_report(path: Path, engine: Any, result: dict[str, Any]) -> None:
+    """Write the page of one evaluation."""
+    made, info = result["provenance"], result["engine"]
+    data = made["list"] or made["data"]
+    what = f"{info.get('model')} {Path(made['file']).name}, computed by {info['runtime']}"
+    parts = [
+        report.paragraph(f"{what}, in {info.get('precision')}, on {data}", dim=True),
+        *report.evaluation_parts(engine, Path(made["data"]), result),
+        *report.provenance_parts(result),
+    ]
+    report.write_page(path, f"Evaluation of {Path(made['file']).stem}", parts)
 
 
 def lines(result: dict[str, Any]) -> list[str]:
