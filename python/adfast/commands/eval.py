@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from adfast import evaluate, report
+from adfast import evaluate, published, report
 from adfast._version import __version__
 from adfast.benchmark import machine
 from adfast.bootstrap import Bootstrap
+from adfast.categories import averages, find_categories, find_models
 from adfast.commands.selftest import add_engine_arguments
 from adfast.errors import ArgumentError
 from adfast.overlay import number
 from adfast.predict import make_folder, write_json
-from adfast.progress import bar
+from adfast.progress import Track, bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,26 +28,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         type=Path,
-        metavar="PLAN|RUN",
+        metavar="PLAN|RUN|MODELS",
         help="a plan file, from adfast build; or the folder of a training run, which PyTorch "
-        "computes: no threshold then, so no verdicts",
+        "computes: no threshold then, so no verdicts; or, for DATA of several categories, a folder "
+        "of <category>.plan files or <category>/ runs",
     )
     parser.add_argument(
         "--data",
         type=Path,
         required=True,
-        metavar="DIR",
-        help="labelled images in the MVTec AD layout: DIR/test/good, DIR/test/<defect>, "
-        "DIR/ground_truth/<defect>",
+        metavar="DATA",
+        help="labelled images in the MVTec AD layout: DATA/test/good, DATA/test/<defect>, "
+        "DATA/ground_truth/<defect> (masks, may be left out); or a folder of such folders, one a "
+        "category: all are evaluated and averaged, each counting once, and the papers' figures "
+        "stand beside",
     )
     parser.add_argument(
         "--list",
         type=Path,
         metavar="FILE",
-        help="only these images: paths relative to DIR, one a line",
+        help="only these images: paths relative to DATA, one a line",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write report.html and results.json here"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write report.html (index.html and <category>.html over categories) and results.json "
+        "here; each page is one file that needs no network",
     )
     parser.add_argument(
         "--json",
@@ -73,20 +83,76 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         make_folder(args.out)
     how = Bootstrap(args.resamples, args.seed)
-    engine = load_engine(args)
-    result = evaluate_plan(engine, args.data, args.list, how)
+    categories = find_categories(args.data)
+    if categories:
+        document, text, page = run_categories(args, categories, how)
+    else:
+        engine = load_engine(args)
+        document = evaluate_plan(engine, args.data, args.list, how)
+        text, page = lines(document), "report.html"
+        if args.out is not None:
+            write_report(args.out / page, engine, document)
     if args.out is not None:
-        write_json(args.out / "results.json", result)
-        write_report(args.out / "report.html", engine, result)
+        write_json(args.out / "results.json", document)
     if args.json == "-":
-        print(json.dumps(result, indent=1, allow_nan=False))
+        print(json.dumps(document, indent=1, allow_nan=False))
         return 0
     if args.json is not None:
-        write_json(Path(args.json), result)
-    print("\n".join(lines(result)))
+        write_json(Path(args.json), document)
+    print("\n".join(text))
     if args.out is not None:
-        print(f"report: {args.out / 'report.html'}")
+        print(f"report: {args.out / page}")
     return 0
+
+
+def run_categories(
+    args: argparse.Namespace, names: list[str], how: Bootstrap
+) -> tuple[dict[str, Any], list[str], str]:
+    """Evaluate every category -> (document, text, name of the page)."""
+    if args.list is not None:
+        raise ArgumentError("--list names images of one data set; DATA holds several categories")
+    if not args.model.is_dir() or (args.model / "config.json").is_file():
+        raise ArgumentError(
+            f"{args.data} holds {len(names)} categories ({', '.join(names[:3])}, ...) and "
+            f"{args.model} is one model: name a folder of <category>.plan files or <category>/ "
+            f"runs, or one category, --data {args.data / names[0]}"
+        )
+    models, missing = find_models(args.model, names)
+    for name in missing:
+        print(f"{name}: no model in {args.model}, left out", file=sys.stderr)
+    # Every set is looked through before hours go into the first.
+    for name in models:
+        evaluate.find_samples(args.data / name)
+    results = {}
+    for done, (name, model) in enumerate(models.items(), 1):
+        engine = load_engine(argparse.Namespace(**{**vars(args), "model": model}))
+        title = f"{name}, {done} of {len(models)}:"
+        own = functools.partial(_titled, title)
+        results[name] = evaluate_plan(engine, args.data / name, None, how, own)
+        if args.out is not None:
+            write_report(args.out / f"{name}.html", engine, results[name])
+    means = averages(results)
+    document = {
+        "data": str(args.data),
+        "models": str(args.model),
+        "missing": missing,
+        "means": means,
+        "categories": results,
+    }
+    if args.out is not None:
+        pages = {name: f"{name}.html" for name in results}
+        parts = [
+            report.paragraph(f"{args.model} on {args.data}", dim=True),
+            *report.overview_parts(document, pages),
+        ]
+        report.write_page(
+            args.out / "index.html", f"Evaluation over {len(results)} categories", parts
+        )
+    return document, category_lines(document), "index.html"
+
+
+def _titled(title: str, items: Any, what: str) -> Any:
+    return bar(items, f"{title} {what}")
 
 
 def load_engine(args: argparse.Namespace) -> Any:
@@ -104,11 +170,15 @@ def load_engine(args: argparse.Namespace) -> Any:
 
 
 def evaluate_plan(
-    engine: Any, root: Path, only: Path | None = None, how: Bootstrap | None = None
+    engine: Any,
+    root: Path,
+    only: Path | None = None,
+    how: Bootstrap | None = None,
+    track: Track = bar,
 ) -> dict[str, Any]:
     """Evaluate with a bar on a terminal, and add what was run to the result."""
     engine.warmup(3)
-    result = evaluate.evaluate(engine, root, only=only, how=how, track=bar)
+    result = evaluate.evaluate(engine, root, only=only, how=how, track=track)
     info = engine.info
     kept = ("runtime", "model", "name", "precision", "isa", "threads")
     return {
@@ -196,4 +266,40 @@ def lines(result: dict[str, Any]) -> list[str]:
     out.append(f"latency: median {latency['median']:.2f} ms, {', '.join(tails)} ms")
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["seconds"].items())
     out.append(f"time: {spent} ({made['resamples']} draws)")
+    return out
+
+
+def category_lines(document: dict[str, Any]) -> list[str]:
+    """Lay an evaluation over categories out as text, the papers' means below it."""
+    percent = report.percent
+    columns = ("image_auroc", "pixel_auroc", "aupro")
+    out = [f"{'percent':<18}{'image AUROC':>22}{'pixel AUROC':>22}{'AUPRO, FPR ≤ 0.3':>22}"]
+
+    def line(title: str, found: dict[str, Any]) -> str:
+        cells = (
+            f"{percent(found['metrics'][name]):>7}"
+            f"{report.interval(found['intervals'].get(name)):>15}"
+            for name in columns
+        )
+        return f"{title:<18}" + "".join(cells)
+
+    out += [line(name, found) for name, found in document["categories"].items()]
+    out.append("")
+    out += [line(title, found) for title, found in document["means"].items()]
+    models = {found["engine"]["model"] for found in document["categories"].values()}
+    whole = document["means"]["mean of all"]
+    papers: dict[str, dict[str, float]] = {}
+    for metric in columns:
+        for each in published.find(models, metric):
+            value = each.over(whole["categories"])
+            if value is not None:
+                papers.setdefault(each.name, {})[metric] = value
+    for name, values in papers.items():
+        cells = (
+            f"{values[m]:>7.1f}{'':15}" if m in values else f"{'–':>7}{'':15}" for m in columns
+        )
+        out.append((f"{name + ', paper':<18}" + "".join(cells)).rstrip())
+    if document["missing"]:
+        out.append("")
+        out.append(f"no model for {', '.join(document['missing'])}: not in the means")
     return out

@@ -1,6 +1,7 @@
 """Reports as self-contained HTML: `page` has the pieces, `charts` the SVG, the rest the words."""
 
 from adfast.report.evaluation import METRICS, evaluation_parts, provenance_parts, result_figure
+from adfast.report.overview import overview_parts
 from adfast.report.page import (
     Html,
     cards,
@@ -24,6 +25,7 @@ __all__ = [
     "heading",
     "interval",
     "link",
+    "overview_parts",
     "paragraph",
     "percent",
     "provenance_parts",
