@@ -26,7 +26,7 @@ COMMANDS = (
     (
         "build",
         "compile a trained model or an ONNX file into a plan",
-        "adfast build runs/screws -o screws.plan --max-fpr 0.01",
+        "adfast build runs/screws -o screws.plan",
     ),
     ("info", "show what a plan holds and where it came from", "adfast info screws.plan"),
     (

@@ -15,6 +15,7 @@ from adfast import evaluate, published, report
 from adfast._version import __version__
 from adfast.benchmark import machine
 from adfast.bootstrap import Bootstrap
+from adfast.calibrate import describe
 from adfast.categories import averages, find_categories, find_models
 from adfast.commands.selftest import add_engine_arguments
 from adfast.errors import ArgumentError
@@ -187,6 +188,7 @@ def evaluate_plan(
             "sha256": _sha256(info),
             "data": str(root),
             "list": only and str(only),
+            "threshold": describe(info["calibration"]) if info.get("calibration") else None,
             "adfast": __version__,
             "machine": machine(),
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -63,6 +63,7 @@ def provenance_parts(result: dict[str, Any]) -> list[Html]:
                 "computed by": ", ".join(f"{k} {v}" for k, v in engine.items() if k != "adfast"),
                 "data set": made["data"],
                 "list of images": made["list"],
+                "threshold": made["threshold"] and "; ".join(made["threshold"]),
                 "adfast": made["adfast"],
                 "machine": ", ".join(f"{k} {v}" for k, v in machine.items()),
                 "made": made["created"],
