@@ -36,7 +36,7 @@ from adfast.compiler import Compiled, compile_onnx
 from adfast.compiler.writer import Golden, GoldenFrame, write_plan
 from adfast.errors import AdfastError, ArgumentError, CompileError, DataError
 from adfast.files import atomic_path
-from adfast.images import list_images, read_image
+from adfast.images import check_images, list_images, read_image
 from adfast.progress import Track, silent
 
 PARITY_IMAGES = 16
@@ -194,6 +194,7 @@ def _good_images(
     else:
         good = _Good([], "none")
     good.labelled, good.labelled_source = labelled, labelled_source
+    check_images([*good.images, *(path for path, _ in labelled)], "images for the threshold")
     count = sum(not bad for _, bad in labelled) if labelled else len(good.images)
     if max_fpr is not None or (good.images and not labelled):
         # Without images a rate that makes no sense is refused all the same.

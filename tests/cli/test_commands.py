@@ -207,24 +207,40 @@ def test_eval_of_a_list(tmp_path, engine, data, capsys):
     assert "only good" in capsys.readouterr().err
 
 
-def test_eval_refuses_broken_sets(engine, data, capsys):
+def test_eval_lists_all_problems_before_the_first_prediction(engine, data, capsys):
     pytest.importorskip("scipy")
+
+    def refused():
+        assert cli.main(["eval", "p.plan", "--data", str(data)]) == 1
+        assert engine.calls == 0
+        return capsys.readouterr().err
+
     mask = data / "ground_truth/hole/1_mask.png"
     write_png(mask, np.zeros((3, 4), np.uint8))
-    assert cli.main(["eval", "p.plan", "--data", str(data)]) == 1
-    assert "the mask is 4 x 3; its image is 20 x 16" in capsys.readouterr().err
-    mask.unlink()
-    assert cli.main(["eval", "p.plan", "--data", str(data)]) == 1
-    assert "have no mask" in capsys.readouterr().err
-    (data / "test/hole/1.png").write_bytes(b"broken")
-    (data / "ground_truth").rename(data / "elsewhere")
-    assert cli.main(["eval", "p.plan", "--data", str(data)]) == 1
-    assert "1.png" in capsys.readouterr().err
-    write_png(data / "test/hole/1.png", grey(200))
-    assert cli.main(["eval", "p.plan", "--data", str(data)]) == 0
-    assert "there are no masks" in capsys.readouterr().out
+    assert "the mask is 4 x 3; its image is 20 x 16" in refused()
+    (data / "ground_truth/hole/0_mask.png").unlink()
+    (data / "ground_truth/hole/2_mask.png").write_bytes(b"broken")
+    text = refused()
+    assert ": 3 problems\n" in text and "take the folder ground_truth away" in text
+    assert "hole/0.png has no mask; expected" in text and "hole/0_mask.png" in text
+    assert "the mask is 4 x 3" in text and "2_mask.png: not a readable image" in text
+    for number in range(20, 35):
+        (data / f"test/hole/{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    text = refused()
+    assert ": 18 problems" in text and "and 8 more" in text and text.count("\n") == 12
     assert cli.main(["eval", "p.plan", "--data", str(data / "nowhere")]) == 1
     assert "MVTec layout" in capsys.readouterr().err
+
+
+def test_eval_without_masks(engine, data, capsys):
+    pytest.importorskip("scipy")
+    (data / "ground_truth").rename(data / "elsewhere")
+    assert cli.main(["eval", "p.plan", "--data", str(data)]) == 0
+    said = capsys.readouterr()
+    assert "there are no masks" in said.out and "image metrics only" in said.err
+    (data / "test/hole/1.png").write_bytes(b"broken")
+    assert cli.main(["eval", "p.plan", "--data", str(data)]) == 1
+    assert "1.png" in capsys.readouterr().err
 
 
 def test_bench_reports_percentiles_and_protocol(engine, capsys):

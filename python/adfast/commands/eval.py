@@ -18,7 +18,8 @@ from adfast.bootstrap import Bootstrap
 from adfast.calibrate import describe
 from adfast.categories import averages, find_categories, find_models
 from adfast.commands.selftest import add_engine_arguments
-from adfast.errors import ArgumentError
+from adfast.errors import ArgumentError, DataError
+from adfast.images import refuse
 from adfast.overlay import number
 from adfast.predict import make_folder, write_json
 from adfast.progress import Track, bar
@@ -88,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
     if categories:
         document, text, page = run_categories(args, categories, how)
     else:
+        if not (args.data / "ground_truth").is_dir():
+            print(f"{args.data} has no ground_truth/: image metrics only", file=sys.stderr)
         engine = load_engine(args)
         document = evaluate_plan(engine, args.data, args.list, how)
         text, page = lines(document), "report.html"
@@ -122,8 +125,16 @@ def run_categories(
     for name in missing:
         print(f"{name}: no model in {args.model}, left out", file=sys.stderr)
     # Every set is looked through before hours go into the first.
+    problems = []
     for name in models:
-        evaluate.find_samples(args.data / name)
+        try:
+            samples = evaluate.find_samples(args.data / name)
+        except DataError as error:
+            problems.append(str(error))
+        else:
+            if all(mask is None for _, _, mask in samples):
+                print(f"{name}: no masks, so no pixel metrics", file=sys.stderr)
+    refuse(problems, str(args.data))
     results = {}
     for done, (name, model) in enumerate(models.items(), 1):
         engine = load_engine(argparse.Namespace(**{**vars(args), "model": model}))
