@@ -222,13 +222,27 @@ CASES = {
         Call(layers.gaussian_blur),
         (rand(2, 1, 9, 11), layers.gaussian_kernel(1.3, 4)),
     ),
+    "WindowGather": (
+        Call(layers.window_gather),
+        (rand(2, 5, 3), torch.tensor([[4, 0], [1, 1], [2, 3], [0, 4]])),
+    ),
+    "GmsMap": (Call(layers.gms_map, 0.0026), (rand(2, 3, 5, 7), rand(2, 3, 5, 7))),
+    "CalibrateMap": (
+        Call(layers.calibrate_map, "square"),
+        (rand(2, 1, 5, 7), rand(1, 1, 5, 7)),
+    ),
+    "CalibrateMap absolute": (
+        Call(layers.calibrate_map, "absolute"),
+        (rand(2, 1, 5, 7), rand(1, 1, 5, 7)),
+    ),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_each_function_alone(name):
+@pytest.mark.parametrize("case", CASES)
+def test_each_function_alone(case):
     """Exported as its node, run through its body, against the formula."""
-    call, inputs = CASES[name]
+    call, inputs = CASES[case]
+    name = case.split()[0]
     expected = call(*inputs)
     expected = expected if isinstance(expected, tuple) else (expected,)
     program = torch.onnx.export(call.eval(), inputs, dynamo=True, opset_version=18, verbose=False)

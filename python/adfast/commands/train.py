@@ -82,6 +82,8 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
             "tested on later",
         )
     place = "FILE|hub|none" if recipe.size else "RUN"
+    if recipe.default_weights == "none":
+        place = "none"
     add("--weights", metavar=place, help=recipe.weights)
     quick = ", ".join(f"--{key} {value}" for key, value in recipe.quick.items())
     add("--quick", action="store_true", help=f"for small machines: {quick}, unless given")

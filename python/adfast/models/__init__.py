@@ -11,7 +11,14 @@ from pathlib import Path
 from adfast.errors import ModelError
 
 # Name of the model, which is that of its file: its class. The config is the class with "Config".
-MODELS = {"gtrans": "GTrans", "adtr": "ADTR", "adtr_plus": "ADTRPlus", "saae": "SAAE"}
+MODELS = {
+    "gtrans": "GTrans",
+    "adtr": "ADTR",
+    "adtr_plus": "ADTRPlus",
+    "saae": "SAAE",
+    "intra": "InTra",
+    "haloae": "HaloAE",
+}
 
 
 def model_class(name: str) -> type:

@@ -96,13 +96,17 @@ def create_backbone(
             raise ModelError(
                 f"backbone {name} has no feature maps at levels {levels}: {error}"
             ) from error
-        # Offline the hub client raises one of many types; the remedy is the same for all of them.
-        raise ModelError(
-            f"cannot fetch the weights {tag} from the hub. On a machine with a network, download "
-            f"model.safetensors of https://huggingface.co/timm/{tag} (or torchvision's .pth), copy "
-            "it here and pass --weights FILE; --weights none trains against random features, for "
-            f"trying out only. The hub's client says: {type(error).__name__}: {error}"
-        ) from error
+        raise fetch_error(tag, error) from error
+
+
+def fetch_error(tag: str, error: Exception) -> ModelError:
+    """Say how to get weights by hand; offline, the hub's client raises one of many types."""
+    return ModelError(
+        f"cannot fetch the weights {tag} from the hub. On a machine with a network, download "
+        f"model.safetensors of https://huggingface.co/timm/{tag} (or torchvision's .pth), copy "
+        "it here and pass --weights FILE; --weights none trains against random features, for "
+        f"trying out only. The hub's client says: {type(error).__name__}: {error}"
+    )
 
 
 def tag_of(name: str) -> str:

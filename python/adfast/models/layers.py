@@ -206,3 +206,173 @@ def gaussian_blur(x: Tensor, kernel: Tensor) -> Tensor:
     x = F.pad(x, (radius, radius, radius, radius), mode="reflect")
     x = F.conv2d(x, kernel.view(1, 1, -1, 1))
     return F.conv2d(x, kernel.view(1, 1, 1, -1))
+
+
+def window_gather(x: Tensor, index: Tensor) -> Tensor:
+    """Put the tokens of every window together (InTra eq. 5): y[b * W + w, j] = x[b, index[w, j]].
+
+    Args:
+        x: [B, M, D].
+        index: int64 [W, t], each in 0..M-1; the same windows for all images.
+
+    Returns:
+        [B * W, t, D], the windows of the first image first.
+    """
+    if torch.onnx.is_in_onnx_export():
+        shape = (x.shape[0] * index.shape[0], index.shape[1], x.shape[2])
+        return _node("WindowGather", (x, index), {}, shape)
+    # Not x[:, index]: its gradient is many times slower.
+    tokens = x.index_select(1, index.flatten())
+    return tokens.unflatten(1, index.shape).flatten(0, 1)
+
+
+def gms_map(a: Tensor, b: Tensor, c: float) -> Tensor:
+    """Compare the gradients of two images (InTra eq. 11): 1 - gradient magnitude similarity.
+
+    The magnitudes are those of Prewitt's two filters, divided by 3 as by the similarity's authors;
+    beyond the border the image repeats its edge pixels (ours).
+
+    Args:
+        a: [B, C, H, W].
+        b: [B, C, H, W].
+        c: keeps flat regions from being compared by their noise; 0.0026 for values in [0, 1].
+
+    Returns:
+        [B, 1, H, W], float32, averaged over the channels: 0 where alike, below 1.
+    """
+    if torch.onnx.is_in_onnx_export():
+        return _node("GmsMap", (a, b), {"c": c}, (a.shape[0], 1, *a.shape[2:]))
+    a, b = _gradient_magnitude(a.float()), _gradient_magnitude(b.float())
+    similarity = (2 * a * b + c) / (a.square() + b.square() + c)
+    return 1 - similarity.mean(dim=1, keepdim=True)
+
+
+def _gradient_magnitude(x: Tensor) -> Tensor:
+    # Sums of slices, not a convolution, which autocast would compute in bfloat16.
+    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    rows = x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]
+    columns = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
+    horizontal = (rows[..., 2:] - rows[..., :-2]) / 3
+    vertical = (columns[:, :, 2:] - columns[:, :, :-2]) / 3
+    # vector_norm has a gradient (zero) where both are zero; sqrt has none.
+    return torch.linalg.vector_norm(torch.stack((horizontal, vertical)), dim=0)
+
+
+def calibrate_map(x: Tensor, mean: Tensor, mode: str) -> Tensor:
+    """Measure how far a map is from that of normal images (InTra eq. 17).
+
+    Args:
+        x: [B, 1, H, W].
+        mean: mean of the maps of the training images [1, 1, H, W].
+        mode: "square" for (x - mean)^2, "absolute" for abs(x - mean).
+
+    Returns:
+        [B, 1, H, W].
+    """
+    if mode not in ("square", "absolute"):
+        raise ValueError(f"[calibrate_map] mode is {mode!r}, expected 'square' or 'absolute'")
+    if torch.onnx.is_in_onnx_export():
+        return _node("CalibrateMap", (x, mean), {"mode": mode}, x.shape)
+    difference = x - mean
+    return difference.square() if mode == "square" else difference.abs()
+
+
+def depth_to_space(x: Tensor, block: int) -> Tensor:
+    """Lay the channels of every cell out as block * block pixels.
+
+    Args:
+        x: [B, block * block * C, H, W], channels in the order row, column, C (ONNX's mode "DCR").
+        block: side of a cell in pixels.
+
+    Returns:
+        [B, C, H * block, W * block].
+    """
+    batch, channels, height, width = x.shape
+    shape = (batch, channels // block**2, height * block, width * block)
+    if torch.onnx.is_in_onnx_export():
+        attrs = {"blocksize": block, "mode": "DCR"}
+        return torch.onnx.ops.symbolic(
+            "::DepthToSpace", [x], attrs, dtype=torch.float32, shape=shape
+        )
+    x = x.unflatten(1, (block, block, -1)).permute(0, 3, 4, 1, 5, 2)
+    return x.reshape(shape)
+
+
+def halo_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    block: int,
+    halo: int,
+    heads: int,
+    scale: float,
+    legacy_mask: bool = False,
+) -> Tensor:
+    """Attention of every block of pixels to its neighbourhood (HaloNet eq. 2-3, HaloAE 3.1).
+
+    The queries of a block are its block * block pixels, the keys those of its window, which has
+    `halo` more pixels on every side: u = block + 2 * halo. The logit of query a and key b is
+    scale * q_a . (k_b + rows[row_b - row_a + u - 1] + columns[column_b - column_a + u - 1]), with a
+    counted from the block's corner and b from the window's: the first 2 * halo of the 2 * u - 1
+    rows of a table are never read. Outside the map k and v are zero.
+
+    Args:
+        q: [B, heads * d, H, W], H and W multiples of block.
+        k: [B, heads * d, H, W].
+        v: [B, heads * dv, H, W].
+        rows: [2 * u - 1, d], alike for all heads.
+        columns: of the same shape.
+        block: side of a block.
+        halo: pixels around it.
+        heads: of the attention; the channels of a head lie together.
+        scale: factor on the logits.
+        legacy_mask: False leaves the keys outside the map out. True does what the code published
+            with the HaloAE paper does, which masks the others: a block whose window lies inside
+            the map averages it, a block at the border sees nothing but the zeros around the map.
+
+    Returns:
+        [B, heads * dv, H, W].
+    """
+    if torch.onnx.is_in_onnx_export():
+        attrs = {"block": block, "halo": halo, "heads": heads, "scale": scale}
+        attrs |= {"legacy_mask": int(legacy_mask)}
+        return _node("HaloAttention", (q, k, v, rows, columns), attrs, v.shape)
+    height, width = q.shape[2:]
+    if height % block or width % block:
+        raise ValueError(
+            f"[halo_attention] the map is {height}x{width}, expected sides divisible by the block "
+            f"of {block}"
+        )
+    window = block + 2 * halo  # u
+
+    def windows(x: Tensor) -> Tensor:
+        """[B, heads * c, H, W] -> [B, heads, blocks, window * window, c]."""
+        x = F.pad(x, (halo, halo, halo, halo)).unflatten(1, (heads, -1))
+        x = x.unfold(3, window, block).unfold(4, window, block)  # [B, heads, c, m, n, w, w]
+        return x.permute(0, 1, 3, 4, 5, 6, 2).flatten(4, 5).flatten(2, 3)
+
+    steps = torch.arange(window, device=q.device)
+    distances = steps - steps[:block, None] + window - 1  # [block, window]
+    # [B, heads, m, n, block, block, d]
+    q = q.unflatten(3, (-1, block)).unflatten(2, (-1, block)).unflatten(1, (heads, -1))
+    q = scale * q.permute(0, 1, 3, 5, 4, 6, 2)
+    # What a query gives to each row and column of its window stands beside it, and beside each key
+    # which row and column is its own: so one product makes the logits, and no sum as large follows.
+    by_row = torch.einsum("bhmnrcd,rkd->bhmnrck", q, rows[distances])
+    by_column = torch.einsum("bhmnrcd,ckd->bhmnrck", q, columns[distances])
+    queries = torch.cat((q, by_row.to(q.dtype), by_column.to(q.dtype)), dim=-1)
+    one = torch.eye(window, dtype=k.dtype, device=k.device)
+    places = torch.cat((one.repeat_interleave(window, dim=0), one.repeat(window, 1)), dim=1)
+    keys = windows(k)
+    keys = torch.cat((keys, places.expand(*keys.shape[:3], -1, -1)), dim=-1)
+    logits = torch.matmul(queries.flatten(4, 5).flatten(2, 3), keys.transpose(3, 4)).float()
+    inside = F.pad(one.new_ones(height, width), (halo, halo, halo, halo)) > 0
+    inside = inside.unfold(0, window, block).unfold(1, window, block).flatten(2, 3).flatten(0, 1)
+    masked = inside if legacy_mask else ~inside  # [blocks, window * window]
+    # In place: at the paper's size it is 30 MB for each image and stage.
+    logits.masked_fill_(masked[:, None], torch.finfo(torch.float32).min)
+    read = torch.matmul(logits.softmax(dim=-1).to(v.dtype), windows(v))
+    read = read.unflatten(3, (block, block)).unflatten(2, (-1, width // block))
+    return read.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4).flatten(1, 2)

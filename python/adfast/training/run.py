@@ -121,7 +121,9 @@ class Run:
         self.batch = max(1, settings.batch - self.labelled_batch)  # good images of a step
         keep, keep_features = self._cache(len(paths))
         config = self.model.config
-        workers = WORKERS // self.ranks.local if settings.workers is None else settings.workers
+        workers = settings.workers
+        if workers is None:
+            workers = max(1, WORKERS // self.ranks.local)
         self.feed = Feed(
             paths, config.resize, config.crop, keep=keep, workers=workers, report=report
         )
@@ -142,7 +144,8 @@ class Run:
         if before:
             self._resume(last)
         self.ranks.copy_first(self.model)
-        if self.first:  # now that all have read the one before
+        self.ranks.any(False)  # all have read the config.json of before, if there was one
+        if self.first:
             checkpoint.write_json(out / "config.json", self.info)
         self.shown = len(train_paths) * self.model.visits  # images of an epoch
         self.steps = math.ceil(self.shown / self.batch)  # per epoch

@@ -47,7 +47,7 @@ class TrainSettings:
     data: str = ""
     list_file: str | None = None
     labelled: str | None = None
-    weights: str = "hub"
+    weights: str | None = None
     epochs: int | None = None
     patience: int | None = None
     batch: int | None = None
@@ -57,7 +57,7 @@ class TrainSettings:
     lr_decay: float | None = None
     lr_drop: float | None = None
     weight_decay: float | None = None
-    fraction: float = 0.8
+    fraction: float | None = None
     seed: int = 0
     precision: str = "auto"
     cache: str = "auto"
@@ -68,6 +68,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Refuse values that cannot work, with an AdfastError that names the setting."""
         paper = recipe(self.model)
+        if self.weights is None:
+            object.__setattr__(self, "weights", paper.default_weights)
         for name, value in vars(self).items():
             if value is None and name not in ("list_file", "labelled", "workers"):
                 object.__setattr__(self, name, getattr(paper, name))
