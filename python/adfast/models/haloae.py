@@ -161,8 +161,8 @@ class HaloAEConfig(Config):
         self.check_frame(smallest=STRIDE * self.head_filter)
         border, step = STRIDE * (self.head_filter - 1), STRIDE * self.block
         good = all(side > border and (side - border) % step == 0 for side in self.crop)
-        blocks = max(1, round((min(self.crop) - border) / step))
-        near = ", ".join(str(border + step * max(1, n)) for n in (blocks, blocks + 1))
+        blocks = max(1, (min(self.crop) - border) // step)
+        near = ", ".join(str(border + step * n) for n in (blocks, blocks + 1))
         self.check(
             {
                 "crop": (
