@@ -1,10 +1,12 @@
 """Accuracy of trained runs, and how far engine, ONNX Runtime and bf16 are from PyTorch.
 
-    python bench/accuracy.py --data DIR --split NAME RUN [LIST] [--split ...]
+    python bench/accuracy.py --data DIR --run MODEL WEIGHTS SPLIT RUN [LIST] [--run ...]
 
-DIR is in the MVTec layout, RUN a training run, LIST a text file of test images (one path a line).
-Builds each run's plan, evaluates it in f32 and bf16 on all test images, and compares maps on 32 of
-them. Writes bench/results/mtd.json, from which bench/tables.py makes the table of the README.
+DIR is in the MVTec layout, RUN a training run, LIST a text file of test images (one path a line);
+MODEL, WEIGHTS (what the frozen part started from) and SPLIT are names for the table. Builds each
+run's plan, evaluates it in f32 and bf16 on all test images, and compares maps on 32 of them. Enters
+what it found into bench/results/mtd.json, where other runs' entries stay as they are; from it
+bench/tables.py makes the table of the README.
 """
 
 from __future__ import annotations
@@ -80,25 +82,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument(
-        "--split", nargs="+", action="append", required=True, metavar="NAME RUN [LIST]"
+        "--run", nargs="+", action="append", required=True, metavar="MODEL WEIGHTS SPLIT RUN [LIST]"
     )
     args = parser.parse_args()
-    report = {
-        "command": "python bench/accuracy.py",
-        "commit": commit(),
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "data": args.data.name,
-        "splits": {},
-    }
-    for name, run, *rest in args.split:
-        print(name)
-        report["splits"][name] = measure(args.data, Path(run), Path(rest[0]) if rest else None)
+    report = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"runs": []}
+    for model, weights, split, run, *rest in args.run:
+        name = {"model": model, "weights": weights, "split": split}
+        print(*name.values())
+        entry = {
+            **name,
+            "command": "python bench/accuracy.py",
+            "commit": commit(),
+            "date": datetime.date.today().isoformat(),
+            "machine": machine(),
+            "data": args.data.name,
+            **measure(args.data, Path(run), Path(rest[0]) if rest else None),
+        }
+        others = [e for e in report["runs"] if {k: e[k] for k in name} != name]
+        report["runs"] = sorted([*others, entry], key=lambda e: [e[k] for k in name])
+        save(report)
+        print(json.dumps(entry["metrics"], indent=1))
+    return 0
+
+
+def save(report: dict) -> None:
     with atomic_write(RESULTS, "w") as file:
         json.dump(report, file, indent=1)
         file.write("\n")
-    print(json.dumps(report["splits"], indent=1))
-    return 0
 
 
 if __name__ == "__main__":

@@ -60,9 +60,11 @@ def timed_graph(case: Case) -> Graph:
         if len(shape) == 4:
             return features(shape[1], shape[2:])
         if len(shape) == 3:
-            weight = graph.constant("weight", random.standard_normal(shape[1:]))
+            rows = shape[0] * shape[1]
+            weight = graph.constant("weight", random.standard_normal((rows, shape[2])))
             x = features(shape[2], (2, 2))
-            return graph.add("token_attention", [x, weight], {"scale": 1.0})[0]
+            (x,) = graph.add("token_attention", [x, weight], {"scale": 1.0})
+            return graph.add("view", [x], {"shape": list(shape)})[0]
         x = features(1, (2, 2))
         return graph.add("reduce_max", [x], {"axes": [1, 2, 3], "keepdims": 0})[0]
 

@@ -47,21 +47,24 @@ def speed() -> str:
 
 
 def accuracy() -> str:
-    report = json.loads((RESULTS / "mtd.json").read_text())
+    runs = json.loads((RESULTS / "mtd.json").read_text())["runs"]
     lines = [
-        "| Split | Training | Image AUROC | Pixel AUROC | AUPRO | F1-max |"
+        "| Model | Weights | Split | Training | Image AUROC | Pixel AUROC | AUPRO | F1-max |"
         " engine f32 to PyTorch | bf16 to f32: Spearman, AUROC change |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---" * 10 + "|",
     ]
-    for split, entry in report["splits"].items():
-        m, parity, low = entry["metrics"], entry["parity"], entry["bf16"]
+    for entry in runs:
+        m, found, low = entry["metrics"], entry["parity"], entry["bf16"]
         lines.append(
-            f"| {split} | {entry['train_images']} images, {entry['epochs']} epochs | "
+            f"| {entry['model']} | {entry['weights']} | {entry['split']} | "
+            f"{entry['train_images']} images, {entry['epochs']} epochs | "
             f"{percent(m['image_auroc'])} | {percent(m['pixel_auroc'])} | {percent(m['aupro'])} | "
-            f"{percent(m['f1_max'])} | {parity['engine_f32']['map_max_rel']:.1e} | "
+            f"{percent(m['f1_max'])} | {found['engine_f32']['map_max_rel']:.1e} | "
             f"{low['spearman']:.4f}, {100 * low['image_auroc_change']:+.2f} |"
         )
-    lines += ["", source(report, "mtd.json")]
+    latest = max(runs, key=lambda entry: entry["date"])
+    commits = ", ".join(sorted({entry["commit"] for entry in runs}))
+    lines += ["", source({**latest, "commit": commits}, "mtd.json")]
     return "\n".join(lines)
 
 

@@ -6,9 +6,10 @@
 
 namespace adfast {
 
-enum class DType : int32_t { f32 = 0, bf16 = 1 };
+// Only constants are i32: indices.
+enum class DType : int32_t { f32 = 0, bf16 = 1, i32 = 2 };
 
-inline size_t size_of(DType type) { return type == DType::f32 ? 4 : 2; }
+inline size_t size_of(DType type) { return type == DType::bf16 ? 2 : 4; }
 
 using Shape = std::vector<int64_t>;
 

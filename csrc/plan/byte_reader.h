@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "plan/utf8.h"
 
 namespace adfast {
 
@@ -32,7 +33,9 @@ class ByteReader {
 
   std::string text() {
     const auto raw = take(number<uint32_t>());
-    return {reinterpret_cast<const char*>(raw.data()), raw.size()};
+    const std::string_view text(reinterpret_cast<const char*>(raw.data()), raw.size());
+    if (!is_utf8(text)) fail("a text of " + std::to_string(raw.size()) + " bytes is not UTF-8");
+    return std::string(text);
   }
 
   // A count of records that take at least `least` bytes each: one the rest of the section cannot

@@ -144,11 +144,12 @@ Graph read_graph(ByteReader in, std::span<const std::byte> weights) {
     const auto kind = in.number<uint8_t>();
     const auto rank = in.number<uint8_t>();
     const auto zero = in.number<uint8_t>();
-    if (dtype != 0 || kind > 1 || rank > max_rank || zero != 0) {
+    if (dtype > 1 || kind > 1 || dtype > kind || rank > max_rank || zero != 0) {
       in.fail("value '" + value.name + "' has an unknown type, kind or rank");
     }
     value.shape = read_shape(in, rank, value.name);
     value.constant = kind == 1;
+    if (dtype == 1) value.type = DType::i32;
     if (!value.constant) continue;
     const auto offset = in.number<uint64_t>();
     const auto size = in.number<uint64_t>();

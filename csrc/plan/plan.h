@@ -46,7 +46,8 @@ struct Value {
   std::string name;
   Shape shape;
   bool constant = false;
-  std::span<const std::byte> data;  // f32, of constants only
+  DType type = DType::f32;          // i32 for constant indices
+  std::span<const std::byte> data;  // of constants only
 };
 
 struct Node {

@@ -19,8 +19,7 @@ struct Tensor {
   Shape shape;
   DType dtype = DType::f32;
   bool constant = false;
-  std::span<const std::byte>
-      data;  // f32 in row-major order, of constants only; valid while building
+  std::span<const std::byte> data;  // in row-major order, of constants only; valid while building
 
   size_t bytes() const { return static_cast<size_t>(element_count(shape)) * size_of(dtype); }
 };
@@ -51,7 +50,8 @@ struct OperatorRequest {
 };
 
 // Which element type an operand must have; the program converts where it differs.
-enum class OperandType { any, f32, features };
+// An index is a constant of i32; nothing else is.
+enum class OperandType { any, f32, features, index };
 
 class Backend {
  public:
@@ -61,8 +61,9 @@ class Backend {
   // The storage type of feature maps.
   virtual DType feature_type() const = 0;
   virtual OperandType operand_type(const Node& node, size_t input, const Shape& shape) const = 0;
+  // `narrow`: every reader of the result takes features.
   virtual DType result_type(const Node& node, const Shape& shape,
-                            std::span<const Tensor* const> inputs) const = 0;
+                            std::span<const Tensor* const> inputs, bool narrow) const = 0;
   // Throws ErrorKind::plan, naming op, node, expected and got.
   virtual std::unique_ptr<Operator> make(const OperatorRequest& request) const = 0;
   virtual std::unique_ptr<Operator> make_conversion(const Tensor& from, const Tensor& to) const = 0;

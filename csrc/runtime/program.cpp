@@ -19,9 +19,19 @@ double now() {
 Program::Program(const Graph& graph, const Backend& backend) {
   tensors_.reserve(graph.values.size() + graph.nodes.size());
   for (const Value& value : graph.values) {
-    tensors_.push_back({value.name, value.shape, DType::f32, value.constant, value.data});
+    tensors_.push_back({value.name, value.shape, value.type, value.constant, value.data});
   }
   converted_.assign(graph.values.size(), -1);
+  std::vector<bool> narrow(graph.values.size()), wide(graph.values.size());
+  for (const Node& node : graph.nodes) {
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      const int32_t id = node.inputs[i];
+      if (id < 0) continue;
+      const OperandType wanted = backend.operand_type(node, i, tensors_[id].shape);
+      (wanted == OperandType::features ? narrow : wide)[id] = true;
+    }
+  }
+  for (const auto& [role, id] : graph.outputs) wide[id] = true;
   for (const Node& node : graph.nodes) {
     std::vector<int32_t> inputs = node.inputs;
     for (size_t i = 0; i < inputs.size(); ++i) {
@@ -36,7 +46,8 @@ Program::Program(const Graph& graph, const Backend& backend) {
     for (int32_t id : inputs) operands.push_back(id < 0 ? nullptr : &tensors_[id]);
     std::vector<Tensor*> results;
     for (int32_t id : node.outputs) {
-      tensors_[id].dtype = backend.result_type(node, tensors_[id].shape, operands);
+      tensors_[id].dtype =
+          backend.result_type(node, tensors_[id].shape, operands, narrow[id] && !wide[id]);
       results.push_back(&tensors_[id]);
     }
     steps_.push_back(

@@ -68,10 +68,26 @@ size_t gaussian_blur_scratch(int32_t, int32_t width, int32_t taps) {
   return static_cast<size_t>(kBlurRows * padded_row(width, taps / 2));
 }
 
+size_t gms_map_scratch(int64_t width, int64_t channels) {
+  // Sums and differences over three rows, of both images, and a row of differences.
+  return static_cast<size_t>(4 * gms_row(width, channels) + width * channels);
+}
+
 size_t attention_scratch(int64_t keys, int64_t head_dim, int64_t head_value_dim) {
   // One head's keys (transposed) and values, a few queries and their weights.
   int64_t columns = round_up(keys, kMaxPanel), width = round_up(head_value_dim, kMaxLanes);
   return static_cast<size_t>(columns * head_dim + keys * width + kQueryRows * (head_dim + columns));
+}
+
+size_t halo_attention_scratch(int64_t block, int64_t halo, int64_t head_dim,
+                              int64_t head_value_dim) {
+  // One head's keys (transposed), values and queries of a block, a few queries' weights and their
+  // products with the tables of positions.
+  int64_t side = block + 2 * halo, row = round_up(side, kMaxLanes);
+  int64_t columns = round_up(side * row, kMaxPanel), width = round_up(head_value_dim, kMaxLanes);
+  int64_t queries = round_up(block * block, kQueryRows);
+  return static_cast<size_t>(columns * (head_dim + width) + queries * head_dim +
+                             kQueryRows * (columns + row + side + kMaxLanes));
 }
 
 constexpr uint32_t kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;

@@ -120,6 +120,28 @@ struct GaussianBlurArgs {
   float* scratch;
 };
 
+// How unlike the gradients of two images are (gradient magnitude similarity, RIAD and InTra eq.
+// 11): out[p] = 1 - mean_c (2 g_a g_b + c) / (g_a^2 + g_b^2 + c), g the length of the gradient by
+// Prewitt's filters divided by 3, the border replicated. Computed as mean_c (g_a - g_b)^2 / (g_a^2
+// + g_b^2 + c), which is the same and keeps its digits where the images are nearly equal.
+struct GmsMapArgs {
+  const float* a;
+  const float* b;
+  int64_t height, width, channels;  // [height][width][channels]
+  float c;
+  float* out;  // [height][width]
+  float* scratch;
+};
+
+// How far a map is from the mean map of normal images: |x - mean|, squared or not.
+struct CalibrateMapArgs {
+  const float* x;
+  const float* mean;
+  int64_t count;
+  bool square;
+  float* out;
+};
+
 // The mean over every kernel_height x kernel_width window that lies inside the map: dst has height
 // - kernel_height + 1 rows of width - kernel_width + 1; rows row_begin..row_end - 1 only.
 struct BoxFilterArgs {
@@ -156,6 +178,30 @@ struct AttentionArgs {
   float* scratch;  // attention_scratch floats per concurrent call
 };
 
+// Attention within blocks: the queries of every block x block square of the map read the keys of
+// the square and of a margin of `halo` pixels around it, those outside the map left out; heads
+// split the width of q, k (dim) and v (value_dim) evenly. With side = block + 2 * halo, query (i,
+// j) and key (m, n) of a square: logit = scale * q . (k + rows[m - i + side - 1] + columns[n - j +
+// side - 1]). legacy_mask leaves out the keys inside the map instead, as the published code of
+// HaloAE does: a square whose keys all lie inside then averages their values, any other reads the
+// zeros outside. Only tasks task_begin..task_end - 1 of the height / block * width / block * heads;
+// each is computed alike whoever computes it.
+struct HaloAttentionArgs {
+  const void* q;                       // [height][width][dim]
+  const void* k;                       // [height][width][dim]
+  const void* v;                       // [height][width][value_dim]
+  DType dtype;                         // of q, k, v and out
+  int64_t height, width, block, halo;  // height and width divisible by block
+  int64_t dim, value_dim, heads;
+  const float* rows;     // [dim / heads][2 * side - 1]: the table transposed
+  const float* columns;  // [dim / heads][2 * side - 1]
+  float scale;
+  bool legacy_mask;
+  int64_t task_begin, task_end;
+  void* out;       // [height][width][value_dim]
+  float* scratch;  // halo_attention_scratch floats per concurrent call
+};
+
 // out = (x - mean) / sqrt(var + eps) * gamma + beta (+ residual), per row.
 struct LayerNormArgs {
   const float* x;  // [rows][width]
@@ -164,7 +210,8 @@ struct LayerNormArgs {
   const float* residual;  // [rows][width] or null
   int64_t rows, width;
   float eps;
-  float* out;  // may alias x or residual
+  void* out;  // may alias x or residual if it is f32
+  DType out_dtype = DType::f32;
 };
 
 struct SoftmaxArgs {
@@ -215,14 +262,16 @@ struct BinaryArgs {
 
 enum class Reduce : int32_t { sum, mean, max };
 
-// Reduces the last axis of [rows][width] (a channels-last feature map over its channels, or a whole
-// map with rows = 1). The maximum is NaN if any element is.
+// Reduces the axis `width` of [rows][width][inner]: a channels-last feature map over its channels
+// or a whole map with rows = 1, and, with inner > 1, windows over their tokens. The maximum is NaN
+// if any element is.
 struct ReduceArgs {
   Reduce op;
   const void* x;
   DType dtype;
   int64_t rows, width;
-  float* out;  // [rows]
+  float* out;  // [rows][inner]
+  int64_t inner = 1;
 };
 
 struct Table {
@@ -235,9 +284,12 @@ struct Table {
   void (*projector_score_map)(const ProjectorScoreMapArgs&);
   void (*fuse_maps)(const FuseMapsArgs&);
   void (*gaussian_blur)(const GaussianBlurArgs&);
+  void (*gms_map)(const GmsMapArgs&);
+  void (*calibrate_map)(const CalibrateMapArgs&);
   void (*box_filter)(const BoxFilterArgs&);
   void (*resize_bilinear)(const ResizeBilinearArgs&);
   void (*attention)(const AttentionArgs&);
+  void (*halo_attention)(const HaloAttentionArgs&);
   void (*layer_norm)(const LayerNormArgs&);
   void (*softmax)(const SoftmaxArgs&);
   void (*unary)(const UnaryArgs&);
@@ -250,7 +302,10 @@ size_t frame_scratch(int32_t src_width);
 size_t token_attention_scratch(int64_t channels, int64_t groups);
 size_t projector_attention_scratch(int64_t channels, int64_t tokens);
 size_t gaussian_blur_scratch(int32_t height, int32_t width, int32_t taps);
+size_t gms_map_scratch(int64_t width, int64_t channels);
 size_t attention_scratch(int64_t keys, int64_t head_dim, int64_t head_value_dim);
+size_t halo_attention_scratch(int64_t block, int64_t halo, int64_t head_dim,
+                              int64_t head_value_dim);
 
 // The best set this processor (and its operating system) runs.
 Isa best_isa();

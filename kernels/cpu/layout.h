@@ -31,6 +31,9 @@ static constexpr int64_t padded_row(int64_t width, int64_t margin) {
   return (width + 2 * margin + 2 * kMaxLanes - 1) / kMaxLanes * kMaxLanes;
 }
 
+// A row of an image with one more pixel on either side.
+static constexpr int64_t gms_row(int64_t width, int64_t channels) { return (width + 2) * channels; }
+
 // A row of a frame's vertical pass: up to four floats for each of its pixels, written in whole
 // vectors.
 static constexpr int64_t frame_row(int64_t width) { return 4 * (width + kMaxLanes); }

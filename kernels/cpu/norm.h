@@ -8,7 +8,6 @@ static void layer_norm(const LayerNormArgs& a) {
   for (int64_t r = 0; r < a.rows; r++) {
     const float* x = a.x + r * a.width;
     const float* residual = a.residual ? a.residual + r * a.width : nullptr;
-    float* out = a.out + r * a.width;
     Vec total = set1(0.0f);
     over(a.width, [&](int64_t i, auto lanes) { total = total + load(x + i, lanes); });
     float mean = sum(total) / static_cast<float>(a.width);
@@ -26,7 +25,7 @@ static void layer_norm(const LayerNormArgs& a) {
       Vec y = fma((load(x + i, lanes) - shift) * factor, load(a.gamma + i, lanes),
                   load(a.beta + i, lanes));
       if (residual) y = y + load(residual + i, lanes);
-      store(out + i, y, lanes);
+      store_as(a.out, a.out_dtype, r * a.width + i, y, lanes);
     });
   }
 }

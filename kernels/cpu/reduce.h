@@ -1,4 +1,4 @@
-// Sums, means and maxima over the last axis.
+// Sums, means and maxima over an axis.
 #pragma once
 
 namespace adfast::kernels::ADFAST_ISA {
@@ -64,7 +64,28 @@ static void reduce_of(const ReduceArgs& a) {
   }
 }
 
+// The axis before the last: vectors of columns go down it together, in the order of the rows. The
+// columns are tokens' features, the rows tokens: a few thousand at most, for which f32 will do.
+template <class T>
+static void reduce_columns(const ReduceArgs& a) {
+  const Vec share = set1(a.op == Reduce::mean ? 1.0f / static_cast<float>(a.width) : 1.0f);
+  for (int64_t r = 0; r < a.rows; r++) {
+    const T* x = static_cast<const T*>(a.x) + r * a.width * a.inner;
+    over(a.inner, [&](int64_t i, auto lanes) {
+      Vec result = load(x + i, lanes);
+      for (int64_t w = 1; w < a.width; w++) {
+        Vec next = load(x + w * a.inner + i, lanes);
+        result = a.op == Reduce::max ? max_nan(result, next) : result + next;
+      }
+      store(a.out + r * a.inner + i, result * share, lanes);
+    });
+  }
+}
+
 static void reduce(const ReduceArgs& a) {
+  if (a.inner > 1) {
+    return a.dtype == DType::f32 ? reduce_columns<float>(a) : reduce_columns<Bf16>(a);
+  }
   a.dtype == DType::f32 ? reduce_of<float>(a) : reduce_of<Bf16>(a);
 }
 

@@ -9,9 +9,12 @@
 //
 #include "attention.h"
 #include "box_filter.h"
+#include "calibrate_map.h"
 #include "elementwise.h"
 #include "frame.h"
 #include "gaussian_blur.h"
+#include "gms_map.h"
+#include "halo_attention.h"
 #include "norm.h"
 #include "reduce.h"
 #include "resize.h"
@@ -34,9 +37,12 @@ const Table kTable = {
     .projector_score_map = projector_score_map,
     .fuse_maps = fuse_maps,
     .gaussian_blur = gaussian_blur,
+    .gms_map = gms_map,
+    .calibrate_map = calibrate_map,
     .box_filter = box_filter,
     .resize_bilinear = resize_bilinear,
     .attention = attention,
+    .halo_attention = halo_attention,
     .layer_norm = layer_norm,
     .softmax = softmax,
     .unary = unary,

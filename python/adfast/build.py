@@ -1,8 +1,9 @@
 """From a training run or an ONNX file to a plan that was compiled, calibrated and compared.
 
 `build` compiles, runs the result beside the reference (PyTorch for a run, ONNX Runtime for an ONNX
-file), chooses the precision, takes the threshold from good images that were not trained on, and
-writes the plan with golden frames by which any machine can test itself later.
+file), chooses the precision, takes the threshold from good images that were not trained on (or from
+labelled images, where asked to), and writes the plan with golden frames by which any machine can
+test itself later. What the images cannot show is refused first, before the long part.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import datetime
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,23 @@ import numpy as np
 from adfast import parity
 from adfast._version import __version__
 from adfast.benchmark import machine
-from adfast.calibrate import MapStatistics, spearman, threshold
+from adfast.calibrate import (
+    DEFAULT_FPR,
+    LEVEL,
+    MapStatistics,
+    best_f1,
+    choose_rate,
+    describe,
+    judge,
+    spearman,
+    threshold,
+)
 from adfast.compiler import Compiled, compile_onnx
 from adfast.compiler.writer import Golden, GoldenFrame, write_plan
 from adfast.errors import AdfastError, ArgumentError, CompileError, DataError
 from adfast.files import atomic_path
-from adfast.images import list_images, read_image
+from adfast.images import check_images, list_images, read_image
+from adfast.progress import Track, silent
 
 PARITY_IMAGES = 16
 DRIFT_IMAGES = 32
@@ -39,7 +51,6 @@ MIN_SPEARMAN = 0.99
 MAX_BF16_MAP_ERROR = 0.05
 
 Log = Callable[[str], None]
-Track = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
 @dataclass
@@ -51,8 +62,26 @@ class _Source:
     compiled: Compiled
     reference: str
     answers: parity.Answers
+    good: _Good
+
+
+@dataclass
+class _Good:
+    """The images that the threshold comes from.
+
+    Attributes:
+        images: good ones; may be none.
+        source: where they are from.
+        max_fpr: the rate the threshold is set for; None: by F1, or no threshold.
+        labelled: (image, is it defective); empty: the threshold comes from `images`.
+        labelled_source: where those are from.
+    """
+
     images: list[Path]
-    images_from: str
+    source: str
+    max_fpr: float | None = None
+    labelled: list[tuple[Path, bool]] = field(default_factory=list)
+    labelled_source: str = ""
 
 
 def build(
@@ -61,11 +90,12 @@ def build(
     *,
     precision: str = "auto",
     calibrate: str | os.PathLike[str] | None = None,
-    max_fpr: float = 0.01,
+    max_fpr: float | None = None,
+    threshold_from: str | os.PathLike[str] | None = None,
     passes_off: Sequence[str] = (),
     created: str = "",
     log: Log | None = None,
-    track: Track | None = None,
+    track: Track = silent,
 ) -> dict[str, Any]:
     """Build a plan.
 
@@ -76,7 +106,12 @@ def build(
             rank images as in f32.
         calibrate: folder of good images for the threshold; a run's own validation images by
             default. An ONNX file without them gives a plan without a threshold.
-        max_fpr: false-positive rate on good images that the threshold is set for, in [0, 1).
+        max_fpr: false-positive rate on good images that the threshold is set for, in (0, 1); the
+            images must be able to show it (see `calibrate.choose_rate`). None: 0.01, or the
+            smallest rate they can show.
+        threshold_from: folder of labelled images, good/ and <defect>/ (or test/ with those inside),
+            to take the threshold from: the one of the largest F1, or with `max_fpr` the one that
+            keeps this rate on the good ones among them.
         passes_off: compiler passes to leave out.
         created: ISO time for the plan's provenance; now by default.
         log: called with lines for people.
@@ -88,28 +123,26 @@ def build(
     Raises:
         CompileError: the model cannot be compiled, or the engine's f32 answers differ from the
             reference's by more than 1e-3 of the map's maximum.
-        DataError, FrameError: the calibration images are missing or unreadable.
+        DataError, FrameError: the calibration images are missing, unreadable or too few.
         AdfastError: the output cannot be written.
     """
     say = log or (lambda text: None)
-    each = track or (lambda items, what: items)
     if precision not in ("auto", "f32", "bf16"):
         raise ArgumentError(f"[build] precision is {precision!r}, expected auto, f32 or bf16")
-    if not 0 <= max_fpr < 1:
-        raise ArgumentError(f"[build] max_fpr is {max_fpr}, expected at least 0 and below 1")
     output = Path(output)
     _check_writable(output)
+    good = _good_images(Path(source), calibrate, threshold_from, max_fpr, say)
     with tempfile.TemporaryDirectory(prefix="adfast-") as scratch:
-        made = _open(Path(source), Path(scratch), calibrate, passes_off, say)
+        made = _open(Path(source), Path(scratch), good, passes_off, say)
         provisional = Path(scratch) / "provisional.plan"
         compiled = made.compiled
         write_plan(provisional, compiled.graph, compiled.fields, {}, Golden(), {}, {})
         frames = _parity_frames(made, compiled)
         say(f"comparing with {made.reference} on {len(frames)} images")
-        expected = [made.answers(frame) for frame in each(frames, "reference")]
-        report, chosen = _compare(made, provisional, frames, expected, precision, say, each)
+        expected = [made.answers(frame) for frame in track(frames, "reference")]
+        report, chosen = _compare(made, provisional, frames, expected, precision, say, track)
         engine = _load(provisional, chosen)
-        calibration = _calibrate(made, engine, max_fpr, say, each)
+        calibration = _calibrate(made, engine, say, track)
     fields = {**compiled.fields, "precision": chosen}
     golden = _golden(made, frames, expected, report)
     with atomic_path(output) as temporary:
@@ -136,16 +169,68 @@ def _check_writable(output: Path) -> None:
         ) from error
 
 
-def _open(
+def _good_images(
     source: Path,
-    scratch: Path,
     calibrate: str | os.PathLike[str] | None,
-    passes_off: Sequence[str],
+    threshold_from: str | os.PathLike[str] | None,
+    max_fpr: float | None,
     say: Log,
-) -> _Source:
-    given = list_images([calibrate]) if calibrate is not None else []
-    given_from = f"folder {Path(calibrate).name}" if calibrate is not None else "none"
+) -> _Good:
+    """Find the images for the threshold and settle its rate, before any work is done."""
+    labelled, labelled_source = [], ""
+    if threshold_from is not None:
+        labelled = labelled_images(threshold_from)
+        labelled_source = f"folder {Path(threshold_from).resolve().name}"
+    if calibrate is not None:
+        good = _Good(list_images([calibrate]), f"folder {Path(calibrate).name}")
+    elif source.is_dir():
+        from adfast.models import read_run_info
 
+        good = _Good(
+            _validation_images(source, read_run_info(source)), "held-out validation images"
+        )
+    elif labelled:
+        good = _Good([path for path, bad in labelled if not bad], f"good ones of {labelled_source}")
+    else:
+        good = _Good([], "none")
+    good.labelled, good.labelled_source = labelled, labelled_source
+    check_images([*good.images, *(path for path, _ in labelled)], "images for the threshold")
+    count = sum(not bad for _, bad in labelled) if labelled else len(good.images)
+    if max_fpr is not None or (good.images and not labelled):
+        # Without images a rate that makes no sense is refused all the same.
+        good.max_fpr = choose_rate(count if count else 10**9, max_fpr)
+    if max_fpr is None and good.max_fpr is not None and good.max_fpr > DEFAULT_FPR:
+        say(
+            f"false-positive rate {good.max_fpr:.4g}: the smallest that {count} good images can "
+            f"show ({round(1 / DEFAULT_FPR)} or more would show {DEFAULT_FPR:g}, the default)"
+        )
+    return good
+
+
+def labelled_images(folder: str | os.PathLike[str]) -> list[tuple[Path, bool]]:
+    """List labelled images, (path, is it defective), of a folder with good/ and <defect>/.
+
+    Args:
+        folder: it, or one whose sub-folder test/ is it.
+
+    Raises:
+        DataError: there are no good or no defective images.
+    """
+    root = Path(folder)
+    root = root / "test" if (root / "test").is_dir() else root
+    classes = sorted(p for p in root.glob("*") if p.is_dir() and not p.name.startswith("."))
+    found = [(path, part.name != "good") for part in classes for path in list_images([part])]
+    defective = sum(bad for _, bad in found)
+    if not defective or defective == len(found):
+        raise DataError(
+            f"{folder}: {len(found) - defective} good and {defective} defective images; a "
+            "threshold from labelled images needs both, in good/ and in <defect>/ (or test/good, "
+            "...)"
+        )
+    return found
+
+
+def _open(source: Path, scratch: Path, good: _Good, passes_off: Sequence[str], say: Log) -> _Source:
     def compiled(path: Path, name: str) -> Compiled:
         say(f"compiling {name}")
         result = compile_onnx(
@@ -161,16 +246,14 @@ def _open(
         model, info = load_run(source)
         model = model.eval()
         name = source.resolve().name
-        images = given or _validation_images(source, info)
         say(f"exporting {name}")
         info = {**info, "provenance": provenance(source, info)}
         path = export_onnx((model, info), scratch / "model.onnx")
-        images_from = given_from if given else "held-out validation images"
         answers = parity.from_run(model)
-        return _Source(path, name, compiled(path, name), "pytorch", answers, images, images_from)
+        return _Source(path, name, compiled(path, name), "pytorch", answers, good)
     result = compiled(source, source.stem)
     reference, answers = parity.from_onnx(source, result)
-    return _Source(source, source.stem, result, reference, answers, given, given_from)
+    return _Source(source, source.stem, result, reference, answers, good)
 
 
 def _validation_images(run: Path, info: dict[str, Any]) -> list[Path]:
@@ -192,10 +275,10 @@ def _validation_images(run: Path, info: dict[str, Any]) -> list[Path]:
 def _parity_frames(made: _Source, compiled: Compiled) -> list[np.ndarray]:
     # onnx's evaluator takes minutes where the others take a second.
     count = GOLDEN_FRAMES if made.reference == "onnx.reference" else PARITY_IMAGES
-    if not made.images:
+    if not made.good.images:
         return generated_frames(count, *compiled.fields["frame.resize"])
-    picked = np.unique(np.linspace(0, len(made.images) - 1, count).round().astype(int))
-    return [_decimated(read_image(made.images[index])) for index in picked]
+    picked = np.unique(np.linspace(0, len(made.good.images) - 1, count).round().astype(int))
+    return [_decimated(read_image(made.good.images[index])) for index in picked]
 
 
 def generated_frames(count: int, height: int, width: int) -> list[np.ndarray]:
@@ -243,7 +326,7 @@ def _compare(
     expected: list[parity.Answer],
     precision: str,
     say: Log,
-    each: Track,
+    track: Track,
 ) -> tuple[dict[str, Any], str]:
     """Make the parity report and choose the precision to build for."""
     exact = _load(plan, "f32")
@@ -251,7 +334,7 @@ def _compare(
     report: dict[str, Any] = {
         "reference": made.reference,
         "images": len(frames),
-        "generated": not made.images,
+        "generated": not made.good.images,
         "engine_f32": parity.difference(expected, _answers(exact, frames)),
         "machine": f"{machine()['processor']}, {info['isa']}, {info['threads']} threads",
     }
@@ -271,7 +354,7 @@ def _compare(
         )
     if error > WARN_ABOVE:
         say(f"warning: f32 parity is {error:.2e}, {WARN_ABOVE:g} or less is usual")
-    chosen, reason = _choose(made, plan, exact, frames, expected, precision, report, say, each)
+    chosen, reason = _choose(made, plan, exact, frames, expected, precision, report, say, track)
     report["precision"] = {"chosen": chosen, "reason": reason}
     say(f"precision {chosen}: {reason}")
     return report, chosen
@@ -286,7 +369,7 @@ def _choose(
     precision: str,
     report: dict[str, Any],
     say: Log,
-    each: Track,
+    track: Track,
 ) -> tuple[str, str]:
     native = bool(exact.info.get("native_bf16"))
     if precision == "f32" and not native:
@@ -295,9 +378,11 @@ def _choose(
         return "f32", "this processor does not compute in bf16"
     rounded = _load(plan, "bf16")
     found = parity.difference(expected, _answers(rounded, frames))
-    if made.images:
-        picked = np.unique(np.linspace(0, len(made.images) - 1, DRIFT_IMAGES).round().astype(int))
-        images = [read_image(made.images[index]) for index in picked]
+    if made.good.images:
+        picked = np.unique(
+            np.linspace(0, len(made.good.images) - 1, DRIFT_IMAGES).round().astype(int)
+        )
+        images = [read_image(made.good.images[index]) for index in picked]
     else:
         images = generated_frames(DRIFT_IMAGES, *made.compiled.fields["frame.resize"])
     rng = np.random.default_rng(0)
@@ -305,7 +390,7 @@ def _choose(
     images += [_disturbed(image, rng) for image in images]
     pairs = [
         (exact.predict(image).score, rounded.predict(image).score)
-        for image in each(images, "f32 and bf16")
+        for image in track(images, "f32 and bf16")
     ]
     found["score_spearman"] = spearman(*zip(*pairs, strict=True))
     found["score_images"] = len(pairs)
@@ -330,45 +415,71 @@ def _answers(engine: Any, frames: list[np.ndarray]) -> list[parity.Answer]:
     return [(result.score, result.network_map) for result in results]
 
 
-def _calibrate(made: _Source, engine: Any, max_fpr: float, say: Log, each: Track) -> dict[str, Any]:
+def _calibrate(made: _Source, engine: Any, say: Log, track: Track) -> dict[str, Any]:
     """Make the plan's section "calibration"."""
+    good = made.good
     table: dict[str, Any] = {
-        "images": len(made.images),
-        "source": made.images_from,
+        "images": len(good.images),
+        "source": good.source,
         "precision": engine.info["precision"],
     }
     scale = made.compiled.metadata.get("alpha_scale")
     if scale:
         table["alpha_scale"] = [float(value) for value in scale]
-    if not made.images:
+    if not good.images:
         say("not calibrated: no good images (--calibrate DIR); the plan gives scores, no verdicts")
         return table
-    say(f"calibrating on {len(made.images)} images ({made.images_from})")
-    scores, maps = [], MapStatistics(len(made.images))
-    for path in each(made.images, "calibration"):
+    say(f"calibrating on {len(good.images)} images ({good.source})")
+    scores: dict[Path, float] = {}
+    maps = MapStatistics(len(good.images))
+    for path in track(good.images, "calibration"):
         result = engine.predict(read_image(path))
-        scores.append(result.score)
+        scores[path] = result.score
         maps.add(result.network_map)
-    limit = threshold(scores, max_fpr)
-    if not limit.enough:
-        say(
-            f"warning: {len(scores)} good images cannot show a false-positive rate of {max_fpr:g}; "
-            f"the threshold is their largest score, expect about {limit.expected_fpr:.2g} of good "
-            f"images above it ({round(1 / max_fpr) if max_fpr else 'more'} images or more would do)"
-        )
-    say(f"  threshold {limit.value:.6g}, expected false-positive rate {limit.expected_fpr:.2g}")
-    return {
-        "threshold": limit.value,
-        "max_fpr": float(max_fpr),
-        "expected_fpr": limit.expected_fpr,
-        **table,
-        "score.min": float(np.min(scores)),
-        "score.mean": float(np.mean(scores)),
-        "score.std": float(np.std(scores)),
-        "score.max": float(np.max(scores)),
+    values = np.array(list(scores.values()))
+    table |= {
+        "score.min": float(values.min()),
+        "score.mean": float(values.mean()),
+        "score.std": float(values.std()),
+        "score.max": float(values.max()),
         "map.mean": maps.mean(),
         "map.max": maps.quantile(0.999),
     }
+    if good.labelled:
+        say(f"threshold from {len(good.labelled)} labelled images ({good.labelled_source})")
+        for path, _ in track(good.labelled, "labelled images"):
+            if path not in scores:
+                scores[path] = engine.predict(read_image(path)).score
+        labels = np.array([bad for _, bad in good.labelled])
+        values = np.array([scores[path] for path, _ in good.labelled])
+    else:
+        labels = np.zeros(values.size, bool)
+    if good.max_fpr is None:
+        limit, rule = best_f1(labels, values), "largest F1 on labelled images"
+    else:
+        limit = threshold(values[~labels], good.max_fpr)
+        rule = "false-positive rate on good images"
+        table["max_fpr"] = float(good.max_fpr)
+    table |= {
+        "threshold": limit.value,
+        "rule": rule,
+        "expected_fpr": limit.expected_fpr,
+        "fpr.low": limit.fpr[0],
+        "fpr.high": limit.fpr[1],
+        "level": LEVEL,
+    }
+    table |= {
+        f"threshold.{end}": float(value)
+        for end, value in (("low", limit.low), ("high", limit.high))
+        if value is not None
+    }
+    if good.labelled:
+        seen = asdict(judge(labels, values, limit.value))
+        table |= {"labelled.source": good.labelled_source}
+        table |= {f"labelled.{name}": value for name, value in seen.items()}
+    for line in describe(table):
+        say("  " + line)
+    return table
 
 
 def _golden(

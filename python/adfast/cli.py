@@ -26,7 +26,7 @@ COMMANDS = (
     (
         "build",
         "compile a trained model or an ONNX file into a plan",
-        "adfast build runs/screws -o screws.plan --max-fpr 0.01",
+        "adfast build runs/screws -o screws.plan",
     ),
     ("info", "show what a plan holds and where it came from", "adfast info screws.plan"),
     (
@@ -58,7 +58,7 @@ the life of a model:
   adfast info model.plan                      what is in the plan
   adfast selftest model.plan                  does this machine compute what the plan promises?
   adfast predict model.plan IMAGES -o out     scores, verdicts, overlays, maps
-  adfast eval model.plan --data DATA          metrics on DATA/test             (adfast[eval])
+  adfast eval model.plan --data DATA          metrics on DATA/test, a report   (adfast[eval])
   adfast bench model.plan                     latency on this machine
 
 A plan is one file; the machine on the line needs it, adfast and numpy, nothing else.

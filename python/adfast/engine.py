@@ -140,7 +140,7 @@ class Engine:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What runs where: plan, model, precision, isa, threads, sizes, threshold, versions."""
+        """What runs where: plan, model, precision, isa, threads, sizes, calibration, versions."""
         fields = self._plan["fields"]
         return {
             **self._core.describe(),
@@ -151,6 +151,7 @@ class Engine:
             "name": fields.get("name"),
             "threshold": self._threshold,
             "max_fpr": self._plan["calibration"].get("max_fpr"),
+            "calibration": dict(self._plan["calibration"]),
             "native_bf16": _core.native_bf16(),
             "adfast": __version__,
             "onednn": _core.onednn_version,

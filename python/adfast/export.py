@@ -112,6 +112,8 @@ def _name_by_module(graph) -> None:
         # Modules from the outermost in, then the traced function.
         scopes = ast.literal_eval(props.get("pkg.torch.onnx.name_scopes", "['', '']"))
         scope = scopes[-2] if len(scopes) > 1 else ""
+        if scope.startswith("_"):  # the tracer's own: what it inserted belongs to no module
+            scope = ""
         parameter = next((i for i in node.input if i.endswith(".weight")), "")
         if node.op_type == "Conv" and parameter:
             scope = parameter.removesuffix(".weight")

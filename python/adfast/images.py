@@ -11,14 +11,16 @@ PNG: the W3C recommendation (third edition); PGM/PPM: the netpbm manual pages.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +38,7 @@ EXTENSIONS = (
     *(".pgm", ".ppm", ".pnm", ".npy"),
 )
 
+_HEADER_BYTES = 2**16
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Colour type -> (channels stored, bit depths that may be 8 or fewer).
 _PNG_COLOURS = {
@@ -80,6 +83,67 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         return _read_pillow(data)
     except FrameError as error:
         raise FrameError(f"{path}: {error}") from error.__cause__
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return an image file's height and width from its header: nothing is decoded.
+
+    Raises:
+        FrameError: as `read_image`, as far as a header tells; damaged pixels go unnoticed.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise FrameError(f"{path}: {what}; expected an image")
+        with open(path, "rb") as file:
+            data = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise FrameError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise FrameError(f"{path}: the file is empty; expected an image")
+    try:
+        if data.startswith(_PNG_SIGNATURE):
+            if len(data) < 33 or data[12:16] != b"IHDR":
+                raise FrameError("not a valid PNG: the header is missing or broken")
+            width, height, depth = struct.unpack_from(">IIB", data, 16)
+            _check_size(height, width)
+            if depth == 16:
+                raise FrameError("a 16-bit PNG; convert it to 8 bits with the scale you want")
+            return height, width
+        if data[:2] in (b"P2", b"P3", b"P5", b"P6"):
+            width, height = _pnm_header(data)[:2]
+            return height, width
+        if data.startswith(b"\x93NUMPY"):
+            return _read_npy(path, header_only=True).shape[:2]
+        with _opened_by_pillow(path) as image:
+            return image.height, image.width
+    except FrameError as error:
+        raise FrameError(f"{path}: {error}") from error.__cause__
+
+
+def check_images(paths: Iterable[str | os.PathLike[str]], what: str) -> None:
+    """Look at the headers of images before long work begins.
+
+    Raises:
+        DataError: some cannot be read; lists them.
+    """
+    problems = []
+    for path in paths:
+        try:
+            image_size(path)
+        except FrameError as error:
+            problems.append(str(error))
+    refuse(problems, what)
+
+
+def refuse(problems: list[str], what: str) -> None:
+    """Raise a DataError that lists the first ten problems and counts the others; none: return."""
+    if not problems:
+        return
+    shown = [*problems[:10], *([f"and {len(problems) - 10} more"] if len(problems) > 10 else [])]
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    raise DataError("\n  ".join([f"{what}: {count}", *shown]))
 
 
 def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -289,7 +353,8 @@ def _unfilter(rows: np.ndarray, filters: np.ndarray, step: int) -> np.ndarray:
     return np.ascontiguousarray(padded[1:, 1:]).reshape(height, row_bytes)
 
 
-def _read_pnm(data: bytes) -> np.ndarray:
+def _pnm_header(data: bytes) -> tuple[int, int, int, int]:
+    """Return width, height, largest value, and where the header ends."""
     fields, at = [], 2
     # Width, height and the largest value, between white space and comments.
     for name in ("width", "height", "largest value"):
@@ -304,6 +369,11 @@ def _read_pnm(data: bytes) -> np.ndarray:
         raise FrameError(f"a PNM of more than 8 bits (largest value {largest}); convert it first")
     if largest < 1:
         raise FrameError("not a valid PNM: its largest value is 0")
+    return width, height, largest, at
+
+
+def _read_pnm(data: bytes) -> np.ndarray:
+    width, height, largest, at = _pnm_header(data)
     channels = 3 if data[:2] in (b"P3", b"P6") else 1
     count = height * width * channels
     if data[:2] in (b"P5", b"P6"):
@@ -328,7 +398,7 @@ def _read_pnm(data: bytes) -> np.ndarray:
     return values.reshape((height, width, 3) if channels == 3 else (height, width))
 
 
-def _read_npy(path: Path) -> np.ndarray:
+def _read_npy(path: Path, header_only: bool = False) -> np.ndarray:
     try:
         # Mapped, not loaded: a huge declared shape fails here instead of being allocated.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -339,7 +409,7 @@ def _read_npy(path: Path) -> np.ndarray:
     ):
         raise FrameError(f"holds {array.dtype} {array.shape}; expected uint8 (H, W) or (H, W, 3)")
     _check_size(*array.shape[:2])
-    return np.array(array, order="C")
+    return array if header_only else np.array(array, order="C")
 
 
 def _has_pillow() -> bool:
@@ -350,7 +420,9 @@ def _has_pillow() -> bool:
     return True
 
 
-def _read_pillow(data: bytes) -> np.ndarray:
+@contextlib.contextmanager
+def _opened_by_pillow(source: Path | io.BytesIO) -> Iterator[Any]:
+    """Open an image lazily: size and kind are checked, pixels are decoded when asked for."""
     if not _has_pillow():
         raise FrameError(
             "not a PNG, PGM, PPM or NPY file; other kinds (JPEG, BMP, TIFF, ...) need Pillow: "
@@ -361,22 +433,26 @@ def _read_pillow(data: bytes) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning; our cap is checked below.
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(source) as image:
                 _check_size(image.height, image.width)
                 if image.mode.startswith(("I", "F")):
                     raise FrameError(
                         f"more than 8 bits per channel (mode {image.mode}); convert it to 8 bits "
                         "with the scale you want"
                     )
-                grey = image.mode in ("1", "L", "LA")
-                # Alpha is dropped by slicing: Pillow's own conversion is the same, but says so
-                # nowhere.
-                if image.mode in ("LA", "RGBA"):
-                    stored = np.asarray(image)
-                    return np.ascontiguousarray(stored[..., 0] if grey else stored[..., :3])
-                return np.array(image.convert("L" if grey else "RGB"))
+                yield image
     except FrameError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen different classes on broken files.
         text = str(error).split("<_io")[0].strip() or type(error).__name__
         raise FrameError(f"not a readable image ({text})") from error
+
+
+def _read_pillow(data: bytes) -> np.ndarray:
+    with _opened_by_pillow(io.BytesIO(data)) as image:
+        grey = image.mode in ("1", "L", "LA")
+        # Alpha is dropped by slicing: Pillow's own conversion is the same, but says so nowhere.
+        if image.mode in ("LA", "RGBA"):
+            stored = np.asarray(image)
+            return np.ascontiguousarray(stored[..., 0] if grey else stored[..., :3])
+        return np.array(image.convert("L" if grey else "RGB"))

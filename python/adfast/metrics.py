@@ -17,16 +17,18 @@ detection dataset" (IJCV 2021), section 5.2 for AUPRO.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from adfast.curves import PixelHistograms
 from adfast.errors import DataError
 
 #: Normal pixels kept in memory before the rest goes to a temporary file (bytes, 4 a pixel).
 SPOOL_BYTES = 2**29
 _CHUNK = 2**22
+_SAMPLE = 2**21
 
 
 def image_auroc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -76,6 +78,18 @@ class PixelMetrics:
     regions: int
 
 
+@dataclass
+class _Image:
+    """One image in the collection: where its normal pixels are, and what its defects scored."""
+
+    label: str
+    offset: int
+    normal: int
+    positive: np.ndarray
+    sizes: np.ndarray  # for every positive pixel, the size of its region
+    regions: int
+
+
 class PixelScores:
     """Collects maps and masks image by image, then computes pixel AUROC and AUPRO.
 
@@ -84,21 +98,16 @@ class PixelScores:
     """
 
     def __init__(self) -> None:
-        self._positive: list[np.ndarray] = []
-        self._region_sizes: list[
-            np.ndarray
-        ] = []  # for every positive pixel, the size of its region
+        self._added: list[_Image] = []
         self._spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)
-        self._normal = 0
-        self._images = 0
-        self._regions = 0
 
-    def add(self, map_: np.ndarray, mask: np.ndarray | None) -> None:
+    def add(self, map_: np.ndarray, mask: np.ndarray | None, label: str = "defective") -> None:
         """Add one image.
 
         Args:
             map_: float (H, W), the anomaly map where it is defined.
             mask: bool (H, W), True on the defect; None for a good image.
+            label: class of the defect; an image without a mask, or with an empty one, is "good".
 
         Raises:
             DataError: shapes differ or the map holds values that are not finite.
@@ -110,21 +119,19 @@ class PixelScores:
         values = np.asarray(map_, np.float32)
         if not np.isfinite(values).all():
             raise DataError("the anomaly map holds values that are not finite")
-        self._images += 1
         if mask is None or not mask.any():
-            normal = values.ravel()
+            label, normal, count = "good", values.ravel(), 0
+            positive = sizes = np.zeros(0, np.float32)
         else:
-            regions, count = _label(mask)
-            sizes = np.bincount(regions.ravel())
-            self._positive.append(values[mask])
-            self._region_sizes.append(sizes[regions[mask]].astype(np.float32))
-            self._regions += count
-            normal = values[~mask]
-        self._normal += normal.size
+            numbers, count = _label(mask)
+            positive, normal = values[mask], values[~mask]
+            sizes = np.bincount(numbers.ravel())[numbers[mask]].astype(np.float32)
+        offset = self._spool.seek(0, 2) // 4
+        self._added.append(_Image(label, offset, normal.size, positive, sizes, count))
         self._spool.write(np.ascontiguousarray(normal).data.cast("B") if normal.size else b"")
 
     def compute(self, fpr_limit: float = 0.3) -> PixelMetrics:
-        """Compute the metrics.
+        """Compute the metrics over all images.
 
         Args:
             fpr_limit: AUPRO integrates up to this share of normal pixels and divides by it.
@@ -132,22 +139,84 @@ class PixelScores:
         Raises:
             DataError: no normal or no defect pixel was added.
         """
-        if not self._positive:
+        return self.compute_classes(fpr_limit)[0]
+
+    def compute_classes(
+        self, fpr_limit: float = 0.3
+    ) -> tuple[PixelMetrics, dict[str, PixelMetrics]]:
+        """Compute the metrics over all images, and of each class against the good images.
+
+        The normal pixels of a class are those of all good images and of its own ones.
+
+        Raises:
+            DataError: no normal or no defect pixel was added.
+        """
+        defective = [image for image in self._added if image.regions]
+        if not defective:
             raise DataError("pixel metrics need at least one image with a mask that is not empty")
-        if not self._normal:
+        if not sum(image.normal for image in self._added):
             raise DataError("pixel metrics need normal pixels; every pixel is marked as defect")
-        positive = np.concatenate(self._positive)
-        weights = 1.0 / (np.concatenate(self._region_sizes).astype(np.float64) * self._regions)
-        above, least = _negatives_above(positive, self._chunks())
-        return PixelMetrics(
-            auroc=_area(above, least, self._normal, 1.0),
-            aupro=_area(above, least, self._normal, fpr_limit, weights),
-            fpr_limit=fpr_limit,
-            images=self._images,
-            normal_pixels=self._normal,
-            defect_pixels=positive.size,
-            regions=self._regions,
+        values, places = np.unique(
+            np.concatenate([image.positive for image in defective]), return_inverse=True
         )
+        places = np.split(places, np.cumsum([image.positive.size for image in defective])[:-1])
+        good = self._counted("good", values)
+        everything = [good]
+        classes = {}
+        for label in sorted({image.label for image in defective}):
+            own = self._counted(label, values)
+            everything.append(own)
+            chosen = [k for k, image in enumerate(defective) if image.label == label]
+            if good[0] + own[0]:
+                classes[label] = self._measure(
+                    [defective[k] for k in chosen],
+                    np.concatenate([places[k] for k in chosen]),
+                    [good, own],
+                    fpr_limit,
+                )
+            # Only the sum over the classes is kept: two counts per value of a defect pixel.
+            everything = [tuple(map(sum, zip(*everything, strict=True)))]
+        return self._measure(defective, np.concatenate(places), everything, fpr_limit), classes
+
+    def histograms(self, thresholds: Sequence[float] = (), bins: int = 1024) -> PixelHistograms:
+        """Count pixels and region shares of every image between shared thresholds.
+
+        The thresholds are quantiles of the pixels, three quarters of them where the false positive
+        rate is at most 0.3, so that resampled areas stay close to exact ones (see
+        `PixelHistograms.error`). Memory: 12 bytes per image and bin.
+
+        Args:
+            thresholds: values that must be among the thresholds.
+            bins: how many bins, about; equal values get one of their own.
+
+        Raises:
+            DataError: as `compute`.
+        """
+        total = sum(image.normal for image in self._added)
+        defective = [image.positive for image in self._added if image.regions]
+        if not defective or not total:
+            raise DataError("pixel histograms need both normal and defect pixels")
+        # A sample is enough to place the thresholds; what lies between them is counted exactly.
+        step = -(-total // _SAMPLE)
+        normal = np.concatenate([c[:: min(step, c.size)] for c in self._chunks(self._added)])
+        positive = np.concatenate(defective)
+        third = bins // 4
+        shares = 1 - np.concatenate([np.linspace(0, 0.3, 2 * third), np.linspace(0.3, 1, third)])
+        edges = np.concatenate(
+            [
+                np.quantile(normal, shares, method="nearest"),
+                np.quantile(positive, np.linspace(0, 1, third), method="nearest"),
+            ]
+        ).astype(np.float32)
+        edges, times = np.unique(edges, return_counts=True)
+        # Equal values get a bin of their own, which ends just below them.
+        ties = np.nextafter(edges[times > 1], np.float32(-np.inf), dtype=np.float32)
+        edges = np.unique(np.concatenate([edges, ties, np.asarray(thresholds, np.float32)]))[::-1]
+        made = PixelHistograms.empty(edges, [image.label for image in self._added])
+        for k, image in enumerate(self._added):
+            own = np.concatenate([np.zeros(0, np.float32), *self._chunks([image])])
+            made.fill(k, own, image.positive, image.sizes, image.regions)
+        return made
 
     def close(self) -> None:
         """Remove the temporary file, if there is one."""
@@ -159,10 +228,49 @@ class PixelScores:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _chunks(self) -> Iterator[np.ndarray]:
-        self._spool.seek(0)
-        while data := self._spool.read(4 * _CHUNK):
-            yield np.frombuffer(data, np.float32)
+    def _counted(self, label: str, values: np.ndarray) -> tuple[int, int, np.ndarray, np.ndarray]:
+        """Count a class: its images, its normal pixels, and how many lie above `values`."""
+        images = [image for image in self._added if image.label == label]
+        above, least = _negatives_above(values, self._chunks(images))
+        return sum(image.normal for image in images), len(images), above, least
+
+    def _measure(
+        self,
+        defective: list[_Image],
+        places: np.ndarray,
+        counted: list[tuple[int, int, np.ndarray, np.ndarray]],
+        fpr_limit: float,
+    ) -> PixelMetrics:
+        normal, images, above, least = (
+            sum(parts[1:], parts[0]) for parts in zip(*counted, strict=True)
+        )
+        regions = sum(image.regions for image in defective)
+        sizes = np.concatenate([image.sizes for image in defective]).astype(np.float64)
+        ramps = above[places], least[places], normal
+        return PixelMetrics(
+            auroc=_area(*ramps, 1.0),
+            aupro=_area(*ramps, fpr_limit, 1.0 / (sizes * regions)),
+            fpr_limit=fpr_limit,
+            images=images,
+            normal_pixels=normal,
+            defect_pixels=sizes.size,
+            regions=regions,
+        )
+
+    def _chunks(self, images: list[_Image]) -> Iterator[np.ndarray]:
+        """Yield the normal pixels of images, those of small neighbours together."""
+        begin, size = 0, 0
+        for image in [*images, None]:
+            joined = image is not None and size and image.offset == begin + size
+            if joined and size + image.normal <= _CHUNK:
+                size += image.normal
+                continue
+            self._spool.seek(4 * begin)
+            for at in range(0, size, _CHUNK):
+                count = min(_CHUNK, size - at)
+                yield np.frombuffer(self._spool.read(4 * count), np.float32)
+            if image is not None:
+                begin, size = image.offset, image.normal
 
 
 def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -182,10 +290,9 @@ def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _negatives_above(
-    positive: np.ndarray, chunks: Iterator[np.ndarray] | list[np.ndarray]
+    values: np.ndarray, chunks: Iterator[np.ndarray] | list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Count for each positive the negatives above it, and at or above it -> int64 (P,) twice."""
-    values, back = np.unique(positive, return_inverse=True)
+    """Count for each of the sorted values the negatives above it, and at or above it -> int64."""
     above = np.zeros(values.size + 1, np.int64)
     least = np.zeros(values.size + 1, np.int64)
     for chunk in chunks:
@@ -195,9 +302,7 @@ def _negatives_above(
         above += np.bincount(np.searchsorted(values, chunk, "left"), minlength=values.size + 1)
         least += np.bincount(np.searchsorted(values, chunk, "right"), minlength=values.size + 1)
     # A negative with k values below it lies above values 0..k-1.
-    above = np.cumsum(above[::-1])[::-1][1:]
-    least = np.cumsum(least[::-1])[::-1][1:]
-    return above[back], least[back]
+    return np.cumsum(above[::-1])[::-1][1:], np.cumsum(least[::-1])[::-1][1:]
 
 
 def _area(

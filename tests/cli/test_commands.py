@@ -155,6 +155,44 @@ def test_eval_counts_and_reports(tmp_path, engine, data, capsys):
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_eval_measures_every_class_and_gives_intervals(engine, data, capsys):
+    pytest.importorskip("scipy")
+    for number, value in enumerate((180, 255)):
+        (data / "test/dent").mkdir(exist_ok=True)
+        (data / "ground_truth/dent").mkdir(exist_ok=True)
+        write_png(data / f"test/dent/{number}.png", grey(value))
+        write_png(data / f"ground_truth/dent/{number}_mask.png", (grey(255) > 200) * np.uint8(9))
+    words = ["eval", "p.plan", "--data", str(data), "--resamples", "50"]
+    assert cli.main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    classes = {entry["label"]: entry for entry in result["classes"]}
+    assert list(classes) == ["good", "dent", "hole"]
+    assert classes["good"]["image_auroc"] is None and classes["good"]["intervals"] == {}
+    assert classes["dent"]["image_auroc"] == 0.75 and classes["dent"]["regions"] == 2
+    # Mid-grey is 128, the frames are 130: only the one defect pixel stands out.
+    assert classes["dent"]["pixel_auroc"] > 0.99 > classes["hole"]["pixel_auroc"] - 0.01
+    for found in (result, classes["dent"], classes["hole"]):
+        values = found.get("metrics", found)
+        assert set(found["intervals"]) == {
+            *("image_auroc", "image_ap", "f1_max", "pixel_auroc", "aupro")
+        }
+        for name, (low, high) in found["intervals"].items():
+            # F1 is computed in two ways, which may differ in the last bit.
+            assert 0 <= low <= values[name] + 1e-12 and values[name] - 1e-12 <= high <= 1, name
+    assert result["bootstrap"]["resamples"] == 50
+    assert result["bootstrap"]["pixel_error"]["aupro"] < 0.01
+    for curve in result["curves"].values():
+        assert curve["points"][0] == [0, 0] and curve["points"][-1] == [1, 1]
+    alarms = result["verdicts"]["false_alarm_rate"], 1 - result["verdicts"]["miss_rate"]
+    assert result["curves"]["roc"]["operating"] == list(alarms)
+    assert cli.main(words) == 0
+    assert " to " in capsys.readouterr().out
+    assert cli.main([*words[:-1], "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["intervals"] == {}
+    assert cli.main([*words[:-1], "-1"]) == 1
+    assert "[bootstrap]" in capsys.readouterr().err
+
+
 def test_eval_of_a_list(tmp_path, engine, data, capsys):
     pytest.importorskip("scipy")
     names = tmp_path / "list.txt"
@@ -169,24 +207,40 @@ def test_eval_of_a_list(tmp_path, engine, data, capsys):
     assert "only good" in capsys.readouterr().err
 
 
-def test_eval_refuses_broken_sets(engine, data, capsys):
+def test_eval_lists_all_problems_before_the_first_prediction(engine, data, capsys):
     pytest.importorskip("scipy")
+
+    def refused():
+        assert cli.main(["eval", "p.plan", "--data", str(data)]) == 1
+        assert engine.calls == 0
+        return capsys.readouterr().err
+
     mask = data / "ground_truth/hole/1_mask.png"
     write_png(mask, np.zeros((3, 4), np.uint8))
-    assert cli.main(["eval", "p.plan", "--data", str(data)]) == 1
-    assert "the mask is 4 x 3; its image is 20 x 16" in capsys.readouterr().err
-    mask.unlink()
-    assert cli.main(["eval", "p.plan", "--data", str(data)]) == 1
-    assert "have no mask" in capsys.readouterr().err
-    (data / "test/hole/1.png").write_bytes(b"broken")
-    (data / "ground_truth").rename(data / "elsewhere")
-    assert cli.main(["eval", "p.plan", "--data", str(data)]) == 1
-    assert "1.png" in capsys.readouterr().err
-    write_png(data / "test/hole/1.png", grey(200))
-    assert cli.main(["eval", "p.plan", "--data", str(data)]) == 0
-    assert "there are no masks" in capsys.readouterr().out
+    assert "the mask is 4 x 3; its image is 20 x 16" in refused()
+    (data / "ground_truth/hole/0_mask.png").unlink()
+    (data / "ground_truth/hole/2_mask.png").write_bytes(b"broken")
+    text = refused()
+    assert ": 3 problems\n" in text and "take the folder ground_truth away" in text
+    assert "hole/0.png has no mask; expected" in text and "hole/0_mask.png" in text
+    assert "the mask is 4 x 3" in text and "2_mask.png: not a readable image" in text
+    for number in range(20, 35):
+        (data / f"test/hole/{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    text = refused()
+    assert ": 18 problems" in text and "and 8 more" in text and text.count("\n") == 12
     assert cli.main(["eval", "p.plan", "--data", str(data / "nowhere")]) == 1
     assert "MVTec layout" in capsys.readouterr().err
+
+
+def test_eval_without_masks(engine, data, capsys):
+    pytest.importorskip("scipy")
+    (data / "ground_truth").rename(data / "elsewhere")
+    assert cli.main(["eval", "p.plan", "--data", str(data)]) == 0
+    said = capsys.readouterr()
+    assert "there are no masks" in said.out and "image metrics only" in said.err
+    (data / "test/hole/1.png").write_bytes(b"broken")
+    assert cli.main(["eval", "p.plan", "--data", str(data)]) == 1
+    assert "1.png" in capsys.readouterr().err
 
 
 def test_bench_reports_percentiles_and_protocol(engine, capsys):

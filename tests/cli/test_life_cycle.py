@@ -83,6 +83,46 @@ def test_eval(plan, life, capsys):
     assert (life / "report/report.html").stat().st_size > 10_000
 
 
+def test_a_run_answers_as_its_plan_does(plan, life):
+    import numpy as np
+
+    import adfast
+    from adfast.run_engine import RunEngine
+
+    run, engine = RunEngine(life / "run"), adfast.load(plan, precision="f32")
+    rng = np.random.default_rng(0)
+    for shape in ((64, 64, 3), (50, 131), (1, 1), (300, 7, 3)):
+        frame = rng.integers(0, 256, shape, dtype=np.uint8)
+        got, expected = run.predict(frame), engine.predict(frame)
+        assert got.inspected == expected.inspected
+        peak = float(expected.map.max())
+        np.testing.assert_allclose(got.map, expected.map, rtol=0, atol=1e-4 * peak)
+        assert got.score == pytest.approx(expected.score, abs=1e-4 * peak)
+        assert got.is_anomalous is None and got.timings["total"] > 0
+    with pytest.raises(adfast.FrameError, match="float64"):
+        run.predict(np.zeros((3, 3)))
+
+
+def test_eval_of_a_run(plan, life, capsys):
+    found = {}
+    for model in (life / "run", plan):
+        words = ["eval", model, "--data", life / "data", "--json", "--resamples", "20"]
+        assert cli.main([*map(str, words)]) == 0
+        found[model] = json.loads(capsys.readouterr().out)
+    run, built = found.values()
+    assert run["engine"]["runtime"].startswith("PyTorch") and run["verdicts"] is None
+    assert built["engine"]["runtime"] == "adfast engine" and built["verdicts"] is not None
+    assert run["metrics"]["pixel_auroc"] == pytest.approx(built["metrics"]["pixel_auroc"], abs=0.02)
+    words = ["eval", life / "run", "--data", life / "data", "--out", life / "run_report"]
+    assert cli.main([*map(str, words)]) == 0
+    assert "no threshold" in capsys.readouterr().out
+    assert (life / "run_report/report.html").is_file()
+    assert cli.main([*map(str, words), "--precision", "bf16"]) == 1
+    assert "in f32" in capsys.readouterr().err
+    assert cli.main(["eval", str(life / "data"), "--data", str(life / "data")]) == 1
+    assert "not the folder of a training run" in capsys.readouterr().err
+
+
 def test_bench(plan, life, capsys):
     image = str(life / "data/test/good/000.png")
     words = ["bench", str(plan), "--image", image, "--seconds", "0.2", "--batch", "2"]

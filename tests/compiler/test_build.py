@@ -11,10 +11,11 @@ import pytest
 from small_models import floats, model, run_onnx, student_teacher
 
 import adfast
+import adfast.images
 from adfast import cli, parity
 from adfast.build import build, generated_frames
 from adfast.compiler import reference
-from adfast.errors import AdfastError, ArgumentError, CompileError, DataError, FrameError
+from adfast.errors import AdfastError, ArgumentError, CompileError, DataError
 from adfast.images import write_png
 
 pytest.importorskip("onnxruntime")
@@ -113,12 +114,73 @@ def test_without_images_the_plan_is_not_calibrated_and_says_so(onnx_file, tmp_pa
     assert engine.self_test()["passed"]
 
 
-def test_too_few_images_are_warned_about(onnx_file, good, tmp_path):
+def test_the_default_rate_is_one_that_the_images_can_show(onnx_file, good, tmp_path):
     said = []
-    build(onnx_file, tmp_path / "a.plan", precision="f32", calibrate=good, log=said.append)
-    (warning,) = [line for line in said if line.startswith("warning")]
-    assert "13 good images cannot show a false-positive rate of 0.01" in warning
-    assert "100 images or more" in warning and "expect about 0.071" in warning
+    result = build(onnx_file, tmp_path / "a.plan", precision="f32", calibrate=good, log=said.append)
+    assert said[0].startswith("false-positive rate 0.07692: the smallest that 13 good images")
+    table = result["calibration"]
+    assert table["max_fpr"] == 1 / 13 and table["expected_fpr"] == pytest.approx(2 / 14)
+    assert table["fpr.low"] < 2 / 14 < table["fpr.high"] and "threshold.high" not in table
+    assert table["rule"] == "false-positive rate on good images"
+    assert adfast.load(tmp_path / "a.plan").info["calibration"] == table
+
+
+def test_a_rate_that_the_images_cannot_show_is_refused_before_the_work(onnx_file, good, tmp_path):
+    said = []
+    with pytest.raises(DataError, match="13 good images cannot show .* 0.01: that takes 100"):
+        build(onnx_file, tmp_path / "a.plan", calibrate=good, max_fpr=0.01, log=said.append)
+    assert said == [] and not (tmp_path / "a.plan").exists()
+
+
+@pytest.fixture(scope="module")
+def labelled(good, tmp_path_factory):
+    """The good images again, and noise as defective ones."""
+    root = tmp_path_factory.mktemp("labelled")
+    for label in ("good", "stain"):
+        (root / "test" / label).mkdir(parents=True)
+        for file in sorted(good.iterdir())[: 13 if label == "good" else 5]:
+            frame = adfast.images.read_image(file)
+            if label == "stain":
+                frame = np.random.default_rng(1).integers(0, 256, frame.shape, dtype=np.uint8)
+            write_png(root / "test" / label / file.name, frame)
+    return root
+
+
+@pytest.mark.parametrize("inner", ["", "test"])
+def test_a_threshold_from_labelled_images(onnx_file, labelled, tmp_path, inner):
+    said = []
+    out = tmp_path / "a.plan"
+    arguments = {"precision": "f32", "threshold_from": labelled / inner, "log": said.append}
+    table = build(onnx_file, out, **arguments)["calibration"]
+    engine = adfast.load(out)
+    called = {
+        label: [engine.predict(p).is_anomalous for p in (labelled / "test" / label).iterdir()]
+        for label in ("good", "stain")
+    }
+    assert table["rule"] == "largest F1 on labelled images" and "max_fpr" not in table
+    assert (table["labelled.good"], table["labelled.defective"]) == (13, 5)
+    assert table["labelled.false_alarms"] == sum(called["good"])
+    assert table["labelled.misses"] == 5 - sum(called["stain"])
+    hits = sum(called["stain"])
+    assert table["labelled.f1"] == pytest.approx(2 * hits / (hits + 5 + sum(called["good"])))
+    assert table["labelled.f1"] > 0.5 and table["images"] == 13
+    assert table["source"].startswith("good ones of folder")
+    assert any("figures on these images are not a test" in line for line in said)
+
+
+def test_labelled_images_with_a_rate(onnx_file, good, labelled, tmp_path):
+    arguments = {"precision": "f32", "threshold_from": labelled, "calibrate": good}
+    table = build(onnx_file, tmp_path / "a.plan", max_fpr=0.1, **arguments)["calibration"]
+    assert table["labelled.false_alarms"] == 1 and table["max_fpr"] == 0.1
+    assert table["source"].startswith("folder good") and table["labelled.misses"] <= 5
+    with pytest.raises(DataError, match="13 good images cannot show"):
+        build(onnx_file, tmp_path / "b.plan", max_fpr=0.01, **arguments)
+    with pytest.raises(DataError, match="13 good and 0 defective images; .* needs both"):
+        only = tmp_path / "only" / "good"
+        only.mkdir(parents=True)
+        for file in good.iterdir():
+            (only / file.name).write_bytes(file.read_bytes())
+        build(onnx_file, tmp_path / "b.plan", threshold_from=tmp_path / "only")
 
 
 def test_without_onnx_runtime_the_evaluator_of_onnx_is_the_reference(
@@ -189,8 +251,9 @@ def test_bad_arguments(onnx_file, good, tmp_path):
         build(tmp_path / "absent.onnx", out)
     broken = tmp_path / "broken"
     broken.mkdir()
-    (broken / "a.png").write_bytes(b"no image")
-    with pytest.raises(FrameError, match=r"a\.png"):
+    for name in ("a.png", "b.png"):
+        (broken / name).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"(?s)2 problems.*a\.png.*b\.png"):
         build(onnx_file, out, calibrate=broken)
     assert not out.exists()
 
@@ -212,6 +275,8 @@ def test_the_command_line(onnx_file, good, tmp_path, capsys):
     for expected in (
         "onnx 'peers'",
         "any size, rgb; stretched to 24x24 (bilinear, antialiased), centre 24x24",
+        "set by false-positive rate on good images, at most 0.1",
+        "new good images above it: expect 14.3 %, 95 % interval",
         "max_fpr",
         "engine_f32.map_max_rel",
         "onnx_sha256",

@@ -135,6 +135,12 @@ def test_rewrite_keeps_the_outputs_and_swaps_names():
         ("slice", [(1, 4, 6)], {"axis": 1, "start": 2, "end": 5}, "2 to 5 of an axis of 4"),
         ("reduce_mean", [(1, 4, 6, 6)], {"axes": [2, 3]}, "expected axis 1"),
         ("attention", [(1, 5, 6), (1, 5, 6), (1, 5, 6)], {"scale": 1.0, "heads": 4}, "4 heads"),
+        ("attention", [(2, 5, 6), (1, 5, 6), (1, 5, 6)], {"scale": 1.0}, r"expected \[W,tq,d\]"),
+        ("gms_map", [(1, 3, 6, 6), (1, 3, 6, 5)], {"c": 0.1}, "b has shape"),
+        ("gms_map", [(1, 3, 6, 6), (1, 3, 6, 6)], {"c": 0.0}, "c is 0.0, expected a positive"),
+        ("calibrate_map", [(1, 8, 4, 3), "w"], {"mode": "square"}, "x has shape"),
+        ("depth_to_space", [(1, 8, 6, 6)], {"block": 3}, "8 channels do not divide"),
+        ("window_gather", [(1, 8, 6), "w"], {}, "index holds float32, expected int32"),
         ("nonsense", [(1, 4)], {}, "unknown op 'nonsense'"),
     ],
 )
@@ -144,6 +150,21 @@ def test_the_table_refuses_by_name(op, shapes, attrs, message):
     inputs = [w if each == "w" else graph.input("x", each) for each in shapes]
     with pytest.raises(CompileError, match=message):
         graph.add(op, inputs, attrs)
+
+
+def test_an_index_is_made_of_integers_within_the_rows():
+    graph = Graph()
+    x = graph.input("x", (1, 5, 3))
+    (y,) = graph.add("window_gather", [x, graph.index("i", [[0, 4], [4, 1], [2, 2]])])
+    assert y.shape == (3, 2, 3)
+    for rows, message in (([[0, 5]], "holds 0 to 5, expected 0 to 4"), ([[-1, 2]], "holds -1")):
+        with pytest.raises(CompileError, match=message):
+            graph.add("window_gather", [x, graph.index("i", rows)])
+    with pytest.raises(CompileError, match="linear: weight holds int32, expected float32"):
+        graph.add("linear", [x, graph.index("i", [[0, 1, 2]])])
+    for wrong in ([[0.5]], [[1 << 31]]):
+        with pytest.raises(CompileError, match="expected integers of up to 32 bits"):
+            graph.index("i", wrong)
 
 
 def test_every_op_has_a_reference():

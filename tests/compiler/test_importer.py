@@ -12,6 +12,7 @@ from small_models import (
 
 from adfast.compiler.importer import import_onnx, node_path, read_onnx
 from adfast.errors import CompileError
+from adfast.onnx_functions import append_functions
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -40,6 +41,16 @@ CASES = {
     ),
     "conv_same_lower": one_op(
         'y = Conv<auto_pad="SAME_LOWER">(x, w)', "N,4,5,5", "N,6,5,5", w=floats(6, 4, 2, 2)
+    ),
+    "conv_transpose": one_op(
+        "y = ConvTranspose<pads=[1,0,2,1], dilations=[1,2]>(x, w, b)",
+        "N,4,7,9",
+        "N,6,6,12",
+        w=floats(4, 6, 3, 3),
+        b=floats(6, seed=1),
+    ),
+    "conv_transpose_grouped": one_op(
+        "y = ConvTranspose<group=2>(x, w)", "N,4,3,5", "N,6,4,7", w=floats(4, 3, 2, 3)
     ),
     "max_pool": one_op(
         "y = MaxPool<kernel_shape=[3,2], strides=[2,2], pads=[1,1,1,0]>(x)", "N,3,7,9", "N,3,a,b"
@@ -140,6 +151,20 @@ CASES = {
         "N,2,11,7",
         s=ints(1, 2, 11, 7),
     ),
+    "resize_nearest": one_op(
+        'y = Resize<mode="nearest", coordinate_transformation_mode="asymmetric",'
+        ' nearest_mode="floor">(x, , , s)',
+        "N,2,5,6",
+        "N,2,8,3",
+        s=ints(1, 2, 8, 3),
+    ),
+    "resize_nearest_scales": one_op(
+        'y = Resize<mode="nearest", coordinate_transformation_mode="asymmetric",'
+        ' nearest_mode="floor">(x, , s)',
+        "N,2,5,6",
+        "N,2,10,18",
+        s=np.array([1, 1, 2, 3], F),
+    ),
     "split_concat": model(
         "g (float[N,6,5] x) => (float[N,6,5] y) "
         "{ a, b, c = Split<axis=1>(x, sizes) y = Concat<axis=1>(c, a, b) }",
@@ -179,12 +204,27 @@ CASES = {
         zero=F(0),
         axes=ints(-1, 2),
     ),
+    "pad_reflect": one_op(
+        'y = Pad<mode="reflect">(x, p)', "N,3,4,5", "N,3,7,8", p=ints(0, 0, 3, 1, 0, 0, 0, 2)
+    ),
     "squeeze_and_excite": one_op(
         "m = ReduceMean(x, axes) g = Sigmoid(m) a = Mul(x, g) y = Mul(g, a)",
         "N,3,4,5",
         "N,3,4,5",
         axes=ints(2, 3),
     ),
+    "reduce_tokens": one_op(
+        "m = ReduceMean<keepdims=1>(x, axis) y = Squeeze(m, axis)", "N,7,5", "N,5", axis=ints(1)
+    ),
+    "reduce_windows": one_op(
+        "w = Reshape(x, s) p = Add(w, c) y = ReduceMax<keepdims=0>(p, axis)",
+        "N,6,5",
+        "3,5",
+        s=ints(3, 2, 5),
+        c=floats(2, 5),
+        axis=ints(1),
+    ),
+    "depth_to_space": one_op("y = DepthToSpace<blocksize=2>(x)", "N,12,3,5", "N,3,6,10"),
     "class_token": one_op("y = Concat<axis=1>(c, x)", "N,3,5", "N,4,5", c=floats(1, 1, 5)),
     "inlined_function": onnx.parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 18, "local" : 1]>
@@ -198,6 +238,60 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_an_imported_op_means_what_onnx_runtime_computes(name):
     imported_equals_onnx(CASES[name])
+
+
+FUNCTIONS = {
+    "window_gather": model(
+        "g (float[N,7,5] x) => (float[3,2,5] y) { y = adfast.WindowGather(x, rows) }",
+        rows=np.array([[0, 6], [3, 3], [5, 1]]),
+    ),
+    "gathered_constant": model(
+        "g (float[N,7,5] x) => (float[2,7,5] y) "
+        "{ c = adfast.WindowGather(table, rows) a = adfast.WindowGather(x, all) y = Add(a, c) }",
+        table=floats(1, 3, 5),
+        rows=np.arange(14).reshape(2, 7) % 3,
+        all=np.arange(14).reshape(2, 7) % 7,
+    ),
+    "attention_of_windows": model(
+        "g (float[N,6,8] x) => (float[2,3,8] y) "
+        "{ w = Reshape(x, s) y = adfast.Attention<heads=2, scale=0.5>(w, w, w) }",
+        s=ints(2, 3, 8),
+    ),
+    "gms_map": model(
+        "g (float[N,3,7,9] a, float[N,3,7,9] b) => (float[N,1,7,9] y) "
+        "{ y = adfast.GmsMap<c=0.0026>(a, b) }"
+    ),
+    **{
+        f"calibrate_map_{mode}": model(
+            f"g (float[N,1,7,9] x) => (float[N,1,7,9] y) "
+            f'{{ y = adfast.CalibrateMap<mode="{mode}">(x, mean) }}',
+            mean=floats(1, 1, 7, 9),
+        )
+        for mode in ("square", "absolute")
+    },
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_imported_function_means_what_its_body_does(name):
+    proto = FUNCTIONS[name]
+    append_functions(proto)
+    assert {"Conv", "Gather", "MatMul", "Sub"} & {n.op_type for n in proto.functions[0].node}
+    imported_equals_onnx(proto)
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        ("adfast.WindowGather(tokens, x)", "index"),
+        ('adfast.CalibrateMap<mode="square">(x, x)', "mean map"),
+    ],
+)
+def test_the_index_and_the_mean_map_must_be_constants(call, what):
+    proto = model(f"g (float[N,1,5,5] x) => (y) {{ y = {call} }}", tokens=floats(1, 7, 5))
+    append_functions(proto)
+    with pytest.raises(CompileError, match=f"its {what} is computed by the model"):
+        import_onnx(proto)
 
 
 def test_shape_arithmetic_leaves_nothing_but_the_activations():
@@ -223,9 +317,38 @@ REFUSED = {
         one_op("w = Relu(x) y = Conv(x, w)", "1,1,3,3", "1,1,1,1"),
         "its weight is computed",
     ),
-    "nearest": (
-        one_op("y = Resize<mode=\"nearest\">(x, , s)", "N,1,2,2", "N,1,4,4", s=floats(4)),
-        "only bilinear",
+    "nearest, half pixels": (
+        one_op("y = Resize<mode=\"nearest\">(x, , , s)", "N,1,2,2", "N,1,4,4", s=ints(1, 1, 4, 4)),
+        "mode 'half_pixel' with nearest_mode 'round_prefer_floor'; only 'asymmetric' with 'floor'",
+    ),
+    "cubic": (
+        one_op("y = Resize<mode=\"cubic\">(x, , , s)", "N,1,2,2", "N,1,4,4", s=ints(1, 1, 4, 4)),
+        "only bilinear and nearest",
+    ),
+    "transposed convolution that upsamples": (
+        one_op("y = ConvTranspose<strides=[2,2]>(x, w)", "N,4,3,3", "N,4,7,7",
+               w=floats(4, 4, 3, 3)),
+        r"ConvTranspose: strides \[2, 2\]; only 1 is available",
+    ),
+    "transposed convolution that crops": (
+        one_op("y = ConvTranspose<pads=[3,3,3,3]>(x, w)", "N,4,9,9", "N,4,5,5",
+               w=floats(4, 4, 3, 3)),
+        "pads that crop",
+    ),
+    "transposed convolution to a shape": (
+        one_op("y = ConvTranspose<output_shape=[5, 5]>(x, w)", "N,4,3,3", "N,4,5,5",
+               w=floats(4, 4, 3, 3)),
+        "auto_pad and output_shape are not available",
+    ),
+    "edge": (
+        one_op("y = Pad<mode=\"edge\">(x, p)", "N,3,4,4", "N,3,5,5",
+               p=ints(0, 0, 0, 0, 0, 0, 1, 1)),
+        "mode 'edge' of shape \\(1, 3, 4, 4\\); only zeros or 'reflect' around",
+    ),
+    "reflection past the map": (
+        one_op("y = Pad<mode=\"reflect\">(x, p)", "N,3,4,4", "N,3,8,4",
+               p=ints(0, 0, 4, 0, 0, 0, 0, 0)),
+        "reflection_pad2d: pads are \\[4, 0, 0, 0\\]",
     ),
     "antialias": (
         one_op("y = Resize<mode=\"linear\", antialias=1>(x, , , s)", "N,1,9,9", "N,1,4,4",
@@ -250,7 +373,7 @@ REFUSED = {
     "pad with ones": (
         one_op("y = Pad(x, p, one)", "N,3,4,4", "N,3,5,5", p=ints(0, 0, 0, 0, 0, 0, 1, 1),
                one=F(1)),
-        "only zeros around",
+        "only zeros or 'reflect' around",
     ),
     "pad channels": (
         one_op("y = Pad(x, p)", "N,3,4,4", "N,4,4,4", p=ints(0, 0, 0, 0, 0, 1, 0, 0)),
@@ -259,6 +382,10 @@ REFUSED = {
     "malformed attribute": (
         one_op("y = MaxPool<strides=[1, 1]>(x)", "N,3,9,9", "N,4,7,7"),
         "its inputs or attributes are malformed",
+    ),
+    "depth to space": (
+        one_op('y = DepthToSpace<blocksize=2, mode="CRD">(x)', "N,4,3,3", "N,1,6,6"),
+        "mode 'CRD'; only DCR is available",
     ),
     "spatial softmax": (one_op("y = Softmax<axis=1>(x)", "N,3,4", "N,3,4"), "only the last axis"),
 }  # fmt: skip

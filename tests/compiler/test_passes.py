@@ -2,7 +2,15 @@
 
 import numpy as np
 import pytest
-from small_models import assert_same, floats, positive, student_teacher
+from small_models import (
+    assert_same,
+    feeds_for,
+    floats,
+    model,
+    positive,
+    run_onnx,
+    student_teacher,
+)
 
 from adfast.compiler import passes, reference
 from adfast.compiler.graph import Graph
@@ -89,6 +97,23 @@ def test_fold_constants_puts_them_second_and_keeps_what_has_no_place_for_them():
         "  %sum = add(%x, neg.constant:const[1,3]) -> [1,3]",
         "  %difference = sub(%neg.2, %sum) -> [1,3]",
         "  output y = %difference",
+    ]
+
+
+def test_fold_constants_keeps_what_would_blow_up_the_plan():
+    graph = Graph("g")
+    x = graph.input("x", (5, 256, 1032))
+    table = graph.constant("positions", floats(1, 9, 1032))
+    for name, windows in (("few", 3), ("many", 5)):
+        rows = np.arange(windows * 256).reshape(windows, 256) % 9
+        (y,) = graph.add("window_gather", [table, graph.index(f"{name}.rows", rows)], name=name)
+        graph.output(name, graph.add("neg", [y], name=f"{name}.neg")[0])
+    graph.output("y", graph.add("add", [x, y], name="sum")[0])
+    assert lines(apply("fold_constants", graph))[1:4] == [
+        "  %few.neg = neg(few.constant:const[3,256,1032]) -> [3,256,1032]",
+        "  %many = window_gather(positions:const[1,9,1032], many.rows:const[5,256])"
+        " -> [5,256,1032]",
+        "  %many.neg = neg(%many) -> [5,256,1032]",
     ]
 
 
@@ -190,6 +215,32 @@ def test_fold_batch_norm(bias):
         "{pads=[1,1,1,1]} -> [1,4,5,5]",
         "  output y = %conv",
     ]
+
+
+def test_a_transposed_convolution_takes_norm_residual_and_activation():
+    proto = model(
+        """g (float[N,4,6,5] x) => (float[N,3,6,5] y) {
+            c = ConvTranspose<pads=[1,1,1,1]>(x, w, b)
+            n = BatchNormalization(c, gamma, beta, mean, variance)
+            s = Conv(x, w1)
+            a = Add(n, s)
+            y = Relu(a)
+        }""",
+        w=floats(4, 3, 3, 3),
+        b=floats(3, seed=1),
+        w1=floats(3, 4, 1, 1, seed=2),
+        gamma=positive(3),
+        beta=floats(3, seed=3),
+        mean=floats(3, seed=4),
+        variance=positive(3, seed=5),
+    )
+    graph = run_passes(import_onnx(proto))
+    assert ops_of(graph) == ["conv2d", "conv2d"]
+    assert graph.nodes[-1].attrs["activation"] == "relu"
+    assert sum(node.inputs[3] is not None for node in graph.nodes) == 1
+    feeds = feeds_for(proto)
+    expected = run_onnx(proto, feeds)
+    assert_same(reference.run(graph, feeds), expected)
 
 
 def test_fold_batch_norm_leaves_a_convolution_that_others_read():

@@ -74,6 +74,8 @@ def test_the_graph_is_made_of_what_the_compiler_knows(proto):
     assert kinds <= allowed
     # Maps become tokens twice (patches, CE) and back twice (f, TD); heads split in the function.
     assert sum(node.op_type == "Transpose" for node in proto.graph.node) == 4
+    # Named after modules, none after what the tracer makes for itself.
+    assert not [node.name for node in proto.graph.node if node.name.startswith("_")]
 
 
 def test_the_tail_of_the_vit_is_not_there(proto):

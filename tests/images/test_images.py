@@ -241,3 +241,54 @@ def test_a_png_is_read_by_pillow_as_written():
     pil = pytest.importorskip("PIL.Image")
     deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
     np.testing.assert_array_equal(np.asarray(pil.open(io.BytesIO(images.encode_png(deep)))), deep)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.pgm", "a.ppm", "a.npy", "a.bmp", "a.jpg"])
+def test_a_header_tells_the_size(tmp_path, name):
+    pil = pytest.importorskip("PIL.Image")
+    path = tmp_path / name
+    pixels = picture((13, 31) if name == "a.pgm" else (13, 31, 3))
+    if name == "a.npy":
+        np.save(path, pixels)
+    else:
+        pil.fromarray(pixels).save(path)
+    assert images.image_size(path) == images.read_image(path).shape[:2] == (13, 31)
+    # Nothing is decoded: the header is enough.
+    if name != "a.npy":
+        path.write_bytes(path.read_bytes()[: 700 if name == "a.jpg" else 64])
+        assert images.image_size(path) == (13, 31)
+        with pytest.raises(FrameError):
+            images.read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"", "empty"),
+        (b"no image", "not a readable image"),
+        (b"\x89PNG\r\n\x1a\n", "the header is missing"),
+        (png(3, 3, 16, 0, bytes(21)), "16-bit"),
+        (png(2**15, 2**15, 8, 0, b""), "are accepted"),
+        (png(0, 3, 8, 0, b""), "declares 0 x 3"),
+        (b"P5 3 ", "height is missing"),
+        (b"P5 3 3 65535\n", "more than 8 bits"),
+        (b"\x93NUMPY broken", "NPY"),
+    ],
+)
+def test_a_header_that_no_image_has(tmp_path, data, word):
+    pytest.importorskip("PIL")
+    path = tmp_path / "a.bin"
+    path.write_bytes(data)
+    with pytest.raises(FrameError, match=word):
+        images.image_size(path)
+    with pytest.raises(DataError, match=r"(?s)these: 2 problems\n.*a\.bin.*b\.png: does not exist"):
+        images.check_images([path, tmp_path / "b.png"], "these")
+
+
+def test_problems_are_listed_up_to_ten():
+    images.refuse([], "nothing")
+    with pytest.raises(DataError) as error:
+        images.refuse([f"problem {k}" for k in range(12)], "set")
+    text = str(error.value)
+    assert "set: 12 problems" in text and "problem 9\n" in text and "and 2 more" in text
+    assert "problem 10" not in text

@@ -20,7 +20,8 @@ from adfast.compiler.graph import Graph
 class Operand:
     """A random tensor, uniform in [low, high]: an input, or a constant of the plan.
 
-    With `near`, the first operand plus noise of that amplitude instead.
+    With `near`, the first operand plus noise of that amplitude instead. With `rows`, a constant of
+    integers from 0 to rows - 1.
     """
 
     shape: tuple[int, ...]
@@ -28,6 +29,7 @@ class Operand:
     high: float = 1.0
     constant: bool = False
     near: float | None = None
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Case:
             if operand is None:
                 made.append(None)
                 continue
+            if operand.rows:
+                made.append(random.integers(0, operand.rows, operand.shape, np.int32))
+                continue
             if operand.near is None:
                 array = random.uniform(operand.low, operand.high, operand.shape)
             else:
@@ -76,6 +81,8 @@ class Case:
         for index, (operand, array) in enumerate(zip(self.operands, arrays, strict=True)):
             if operand is None:
                 values.append(None)
+            elif operand.rows:
+                values.append(graph.index(f"index{index}", array))
             elif operand.constant:
                 values.append(graph.constant(f"constant{index}", array))
             else:
@@ -92,6 +99,10 @@ def act(*shape: int, low: float = -1.0, high: float = 1.0, near: float | None = 
 
 def const(*shape: int, low: float = -1.0, high: float = 1.0) -> Operand:
     return Operand(shape, low, high, True)
+
+
+def index(*shape: int, rows: int) -> Operand:
+    return Operand(shape, constant=True, rows=rows)
 
 
 def _conv2d(
@@ -211,7 +222,21 @@ def _attention_cases() -> list[Case]:
         attrs = {"heads": heads, "scale": 4 * (dim // heads) ** -0.5}
         return Case("attention", shapes, attrs, label or f"{keys} keys", bf16=1e-5, hot=hot)
 
+    def windows(count, queries, keys, dim, value_dim, heads, kv=act, hot=False):
+        shapes = (
+            act(count, queries, dim),
+            kv(count, keys, dim),
+            kv(count, keys, value_dim),
+        )
+        attrs = {"heads": heads, "scale": 4 * (dim // heads) ** -0.5}
+        return Case("attention", shapes, attrs, f"{count} windows", bf16=1e-5, hot=hot)
+
     return [
+        windows(3, 5, 7, 21, 9, 3),
+        windows(2, 1, 1, 1, 1, 1),
+        windows(5, 9, 65, 34, 17, 1, kv=const),
+        windows(7, 49, 49, 64, 128, 2),
+        windows(32, 49, 49, 256, 512, 8, hot=True),
         attention(1, 1, 1, 1, 1),
         attention(3, 5, 21, 9, 3),
         attention(24, 24, 64, 64, 8),
@@ -223,6 +248,35 @@ def _attention_cases() -> list[Case]:
         attention(13, 130, 32, 32, 4, kv=const, label="constant keys"),
         attention(256, 256, 256, 256, 8, label="ADTR", hot=True),
         attention(577, 577, 768, 768, 12, label="ViT-B", hot=True),
+    ]
+
+
+def _halo_attention_cases() -> list[Case]:
+    def halo_attention(heads, dim, value_dim, size, block, halo, label="", hot=False, **attrs):
+        table = const(2 * (block + 2 * halo) - 1, dim)
+        q = act(1, heads * dim, *size)
+        attrs = {"block": block, "halo": halo, "heads": heads, "scale": 2 * dim**-0.5, **attrs}
+        label = label or f"block {block} halo {halo}"
+        operands = (q, q, act(1, heads * value_dim, *size), table, table)
+        return Case("halo_attention", operands, attrs, label, hot=hot)
+
+    cases = []
+    for legacy, label in ((0, ""), (1, "legacy")):
+        mask = {"legacy_mask": legacy, "label": label}
+        cases += [
+            halo_attention(1, 1, 1, (1, 1), 1, 0, **mask),
+            halo_attention(1, 5, 3, (3, 3), 3, 1, **mask),
+            halo_attention(3, 7, 17, (6, 9), 3, 1, **mask),
+            halo_attention(2, 16, 16, (8, 4), 4, 0, **mask),
+            halo_attention(1, 33, 40, (12, 12), 6, 2, **mask),
+            # The halo reaches over the neighbouring block.
+            halo_attention(2, 9, 65, (6, 4), 2, 3, **mask),
+            halo_attention(2, 4, 130, (5, 10), 5, 1, **mask),
+            halo_attention(1, 16, 16, (36, 36), 12, 2, **mask),
+        ]
+    return cases + [
+        halo_attention(4, 16, 16, (60, 60), 12, 2, "HaloAE 4 heads", hot=True),
+        halo_attention(8, 16, 16, (60, 60), 12, 2, "HaloAE 8 heads", hot=True),
     ]
 
 
@@ -330,6 +384,33 @@ def _blur_cases() -> list[Case]:
     return [case(*size) for size in sizes] + [case(224, 224, 33, hot=True)]
 
 
+def _gms_cases() -> list[Case]:
+    cases = []
+    for shape in ((1, 1, 1), (3, 1, 7), (3, 9, 1), (3, 33, 31), (1, 5, 17), (17, 4, 3)):
+        images = (act(1, *shape, low=0), act(1, *shape, low=0))
+        # In bf16, alone, the images come as they are.
+        cases.append(Case("gms_map", images, {"c": 0.0026}, f32=2e-5, bf16=2e-5))
+    # Nearly equal images: what is left must not be rounding.
+    near = (act(1, 3, 33, 31, low=0), act(1, 3, 33, 31, near=1e-2))
+    cases.append(Case("gms_map", near, {"c": 0.0026}, "near", f32=1e-4, bf16=5e-4))
+    return cases
+
+
+def _calibrate_cases() -> list[Case]:
+    return [
+        Case(
+            "calibrate_map",
+            (act(1, 1, *size, low=0), const(1, 1, *size, low=0)),
+            {"mode": mode},
+            mode,
+            f32=1e-6,
+            bf16=1e-6,
+        )
+        for mode in ("square", "absolute")
+        for size in ((1, 1), (1, 3), (33, 31))
+    ]
+
+
 def _resize_cases() -> list[Case]:
     sizes = [
         ((1, 1, 1), (5, 7)),
@@ -342,11 +423,29 @@ def _resize_cases() -> list[Case]:
     ]
     cases = []
     for shape, (height, width) in sizes:
+        attrs = {"height": height, "width": width}
+        label = f"to {height}x{width}"
+        cases.append(Case("resize_nearest", (act(1, *shape),), attrs, label, f32=0, bf16=0))
         for corners in (0, 1):
             attrs = {"height": height, "width": width, "align_corners": corners}
             label = f"to {height}x{width}" + (" corners" if corners else "")
             cases.append(Case("resize_bilinear", (act(1, *shape),), attrs, label))
     return cases
+
+
+def _reflection_pad_cases() -> list[Case]:
+    sizes = [
+        ((1, 1, 1), [0, 0, 0, 0]),
+        ((3, 2, 2), [1, 1, 1, 1]),
+        ((17, 5, 7), [4, 0, 2, 6]),
+        ((65, 1, 3), [0, 2, 0, 1]),
+        ((7, 33, 31), [1, 1, 1, 1]),
+        ((64, 256, 256), [1, 1, 1, 1]),
+    ]
+    return [
+        Case("reflection_pad2d", (act(1, *shape),), {"pads": pads}, f"by {max(pads)}", 0, 0)
+        for shape, pads in sizes
+    ]
 
 
 def _row_cases() -> list[Case]:
@@ -382,6 +481,8 @@ def _elementwise_cases() -> list[Case]:
             ):
                 case = Case(op, (act(*shape), b), {}, label, f32=1e-6, bf16=1.2e-2)
                 cases.append(case)
+        window = (act(5, 3, 17), const(1, 3, 17, low=0.5, high=2))
+        cases.append(Case(op, window, {}, "windows", f32=1e-6, bf16=1e-6))
     for shape in ((1, 7, 5, 3), (1, 65, 3, 1), (1, 1, 9, 7), (1, 33, 1, 1)):
         gate = act(1, shape[1], 1, 1)
         cases.append(Case("mul", (act(*shape), gate), {}, "gate", f32=1e-6, bf16=1.2e-2))
@@ -406,6 +507,14 @@ def _shape_cases() -> list[Case]:
         cases.append(Case("feature_map", (act(1, shape[1] * shape[2], shape[0]),), attrs))
     for shape, wanted in (((1, 3, 8), (3, 8)), ((24,), (1, 4, 6)), ((1, 1), (1,))):
         cases.append(Case("view", (act(*shape),), {"shape": list(wanted)}))
+    for rows, windows, tokens, width in ((1, 1, 1, 1), (9, 3, 5, 7), (65, 17, 4, 1023)):
+        for x in (act, const):
+            operands = (x(1, rows, width), index(windows, tokens, rows=rows))
+            label = "constant" if x is const else ""
+            cases.append(Case("window_gather", operands, {}, label, f32=0, bf16=0))
+    for shape, block in (((1, 1, 1), 1), ((12, 3, 5), 2), ((63, 5, 3), 3), ((768, 4, 3), 16)):
+        x = (act(1, *shape),)
+        cases.append(Case("depth_to_space", x, {"block": block}, f"block {block}", f32=0))
     for shape, axis, start, end in (
         ((1, 9, 7), 1, 2, 5),
         ((1, 9, 65), 2, 1, 18),
@@ -414,6 +523,9 @@ def _shape_cases() -> list[Case]:
         attrs = {"axis": axis, "start": start, "end": end}
         cases.append(Case("slice", (act(*shape),), attrs, f"axis {axis}"))
     for op in ("reduce_mean", "reduce_sum", "reduce_max"):
+        for shape in ((1, 1, 1), (1, 7, 3), (3, 49, 65), (5, 1, 17), (2, 1023, 1)):
+            attrs = {"axes": [1], "keepdims": 0}
+            cases.append(Case(op, (act(*shape, low=-3, high=-1),), attrs, "tokens", bf16=1e-5))
         for shape in _MAPS:
             attrs = {"axes": [1], "keepdims": 1}
             cases.append(Case(op, (act(1, *shape, low=-3, high=-1),), attrs, "channels"))
@@ -428,13 +540,17 @@ CASES: list[Case] = [
     *_pool_cases(),
     *_linear_cases(),
     *_attention_cases(),
+    *_halo_attention_cases(),
     *_token_attention_cases(),
     *_projector_cases("projector_attention"),
     *_projector_cases("projector_score_map"),
     *_score_map_cases(),
     *_fuse_maps_cases(),
     *_blur_cases(),
+    *_gms_cases(),
+    *_calibrate_cases(),
     *_resize_cases(),
+    *_reflection_pad_cases(),
     *_row_cases(),
     *_elementwise_cases(),
     *_shape_cases(),

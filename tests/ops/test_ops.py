@@ -147,3 +147,26 @@ def test_attention_on_several_threads_gives_the_same_bits(heads, tmp_path):
         for threads in (1, 4, 6)
     )
     assert all(np.array_equal(one, other) for other in others)
+
+
+def test_halo_attention_on_several_threads_gives_the_same_bits(tmp_path):
+    graph = Graph("halo_attention")
+    frame = {"resize": [9, 12], "crop": [9, 12], "scale": [0.01] * 3, "bias": [0.0] * 3}
+    (x,) = graph.add("frame", [], frame)
+    random = np.random.default_rng(0)
+    weight = graph.constant("weight", random.standard_normal((10, 3, 1, 1)))
+    table = graph.constant("table", random.standard_normal((9, 5)))
+    (x,) = graph.add("conv2d", [x, weight])
+    attrs = {"block": 3, "halo": 1, "heads": 2, "scale": 1.0}
+    (x,) = graph.add("halo_attention", [x, x, x, table, table], attrs)
+    (x,) = graph.add("reduce_sum", [x], {"axes": [1]})
+    graph.output("map", x)
+    graph.output("score", graph.add("reduce_max", [x], {"axes": [1, 2, 3], "keepdims": 0})[0])
+    path = tmp_path / "halo_attention.plan"
+    write_test_plan(path, graph)
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    one, *others = (
+        adfast.load(path, threads=threads, precision="f32").predict(image).network_map
+        for threads in (1, 3, 5)
+    )
+    assert all(np.array_equal(one, other) for other in others)

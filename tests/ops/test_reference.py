@@ -54,6 +54,39 @@ def attention(q, k, v, heads, scale):
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
 
 
+def window_gather(x, index):
+    rows = index.long().flatten()
+    return x[0].index_select(0, rows).unflatten(0, index.shape)
+
+
+def gms_map(a, b, c):
+    def magnitude(x):
+        across = torch.tensor([[-1.0, 0, 1]] * 3, dtype=x.dtype) / 3
+        filters = torch.stack([across, across.T])[:, None]
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate").transpose(0, 1)
+        return F.conv2d(x, filters).square().sum(1).sqrt()
+
+    ga, gb = magnitude(a), magnitude(b)
+    similarity = (2 * ga * gb + c) / (ga.square() + gb.square() + c)
+    return 1 - similarity.mean(0)[None, None]
+
+
+def calibrate_map(x, mean, mode):
+    loss = F.mse_loss if mode == "square" else F.l1_loss
+    return loss(x, mean, reduction="none")
+
+
+def depth_to_space(x, block):
+    # pixel_shuffle wants the channel first.
+    _, channels, height, width = x.shape
+    x = x.reshape(1, block * block, -1, height, width).transpose(1, 2)
+    return F.pixel_shuffle(x.reshape(1, channels, height, width), block)
+
+
+def reduce_mean(x, axes, keepdims):
+    return x.mean(tuple(axes), bool(keepdims))
+
+
 def resize_bilinear(x, height, width, align_corners):
     return F.interpolate(x, (height, width), mode="bilinear", align_corners=bool(align_corners))
 
@@ -75,12 +108,56 @@ def score_map(a, b):
     return square / 2, square.sum().reshape(1), (1 - cosine).reshape(1)
 
 
+def resize_nearest(x, height, width):
+    return F.interpolate(x, (height, width), mode="nearest")
+
+
+def reflection_pad2d(x, pads):
+    top, left, bottom, right = pads
+    return F.pad(x, (left, right, top, bottom), mode="reflect")
+
+
+def halo_attention(q, k, v, rows, columns, block, halo, heads, scale, legacy_mask):
+    """Query by query of a block, all blocks and heads at once."""
+    side = block + 2 * halo
+
+    def windows(x):  # [heads, blocks, channels, keys]
+        x = F.unfold(F.pad(x, (halo,) * 4), side, stride=block)
+        return x.reshape(heads, -1, side * side, x.shape[2]).permute(0, 3, 1, 2)
+
+    keys, values = windows(k), windows(v)
+    inside = F.unfold(F.pad(torch.ones_like(q[:, :1]), (halo,) * 4), side, stride=block)[0].T > 0
+    queries = F.unfold(q, block, stride=block)
+    queries = queries.reshape(heads, -1, block * block, queries.shape[2]).permute(0, 3, 2, 1)
+    read = []
+    for i in range(block * block):
+        down = torch.arange(side) - i // block + side - 1
+        across = torch.arange(side) - i % block + side - 1
+        position = (rows[down][:, None] + columns[across][None]).flatten(0, 1).T
+        logits = scale * (queries[:, :, i, None] @ (keys + position))[:, :, 0]
+        if legacy_mask:
+            logits[:, inside] = torch.finfo(torch.float32).min
+        else:
+            logits[:, ~inside] = -torch.inf
+        read.append((values * logits.softmax(-1)[:, :, None]).sum(-1))
+    read = torch.stack(read, -1).permute(0, 2, 3, 1).reshape(1, -1, queries.shape[1])
+    return F.fold(read, q.shape[2:], block, stride=block)
+
+
 TWINS = {
+    "resize_nearest": resize_nearest,
+    "reflection_pad2d": reflection_pad2d,
+    "halo_attention": halo_attention,
     "conv2d": conv2d,
     "max_pool2d": max_pool2d,
     "avg_pool2d": avg_pool2d,
     "linear": linear,
     "attention": attention,
+    "window_gather": window_gather,
+    "gms_map": gms_map,
+    "calibrate_map": calibrate_map,
+    "depth_to_space": depth_to_space,
+    "reduce_mean": reduce_mean,
     "resize_bilinear": resize_bilinear,
     "gaussian_blur": gaussian_blur,
     "layer_norm": layer_norm,

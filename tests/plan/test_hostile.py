@@ -10,6 +10,8 @@ import pytest
 
 import adfast
 from adfast import _core
+from adfast.compiler.graph import Graph
+from adfast.compiler.writer import write_test_plan
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +86,84 @@ def test_altered_records_with_right_hashes_never_crash(tmp_path, plan_bytes, sec
         try:
             adfast.load(path, threads=1).predict(frame)
             outcomes["loaded"] += 1
-        except (adfast.AdfastError, UnicodeDecodeError, MemoryError):
+        except (adfast.AdfastError, MemoryError):
             outcomes["refused"] += 1
     assert outcomes["refused"] > 0
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path, plan_bytes):
+    """Right where Python's own strict decoder refuses it."""
+    random = np.random.default_rng(2)
+    offset, size = place_of(plan_bytes, "fields")
+    at = plan_bytes.index(b"tiny", offset, offset + size)
+    path = tmp_path / "text.plan"
+    edges = [0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC1, 0xC2, 0xDF, 0xE0, 0xED, 0xEF]
+    edges += [0xF0, 0xF4, 0xF5, 0xFF]
+    outcomes = set()
+    for _ in range(1000):
+        text = bytes(random.choice(edges, 4).tolist())
+        data = bytearray(plan_bytes)
+        data[at : at + 4] = text
+        path.write_bytes(resealed(data, "fields"))
+        try:
+            expected = text.decode()
+        except UnicodeDecodeError:
+            expected = None
+            with pytest.raises(adfast.PlanError, match="not UTF-8"):
+                _core.read_plan(str(path))
+        else:
+            assert _core.read_plan(str(path))["fields"]["model"] == expected
+        outcomes.add(expected is None)
+    assert outcomes == {True, False}
+
+
+@pytest.fixture
+def windows_plan(tmp_path):
+    graph = Graph("windows")
+    x = graph.input("x", (1, 5, 3))
+    rows = graph.index("rows", [[1, 4, 2]])
+    (y,) = graph.add("window_gather", [x, rows], name="gathered")
+    weight = graph.constant("weight", np.ones((2, 3)))
+    graph.output("y", graph.add("linear", [y, weight], name="product")[0])
+    path = tmp_path / "windows.plan"
+    write_test_plan(path, graph)
+    return path
+
+
+def run_windows(path, data: bytes):
+    path.write_bytes(data)
+    return _core.run_graph(str(path), {"x": np.ones((1, 5, 3), np.float32)})
+
+
+@pytest.mark.parametrize("row", [-1, 5, 2**31 - 1, -(2**31)])
+def test_an_index_outside_the_rows_is_refused(windows_plan, row):
+    data = bytearray(windows_plan.read_bytes())
+    assert run_windows(windows_plan, bytes(data))["y"].max() == 3
+    offset, _ = place_of(data, "weights")
+    at = data.index(struct.pack("<3i", 1, 4, 2), offset)
+    struct.pack_into("<i", data, at + 8, row)
+    with pytest.raises(adfast.AdfastError, match=f"index: expected 0 to 4, got {row}"):
+        run_windows(windows_plan, resealed(data, "weights"))
+
+
+@pytest.mark.parametrize(
+    ("name", "element", "message"),
+    [
+        ("rows", 0, "gathered.*input 1: expected a constant of integers, got numbers"),
+        ("weight", 1, "product.*input 1: expected numbers, got integers"),
+        ("x", 1, "value 'x' has an unknown type"),
+        ("rows", 2, "value 'rows' has an unknown type"),
+    ],
+)
+def test_integers_stand_where_an_index_is_wanted_and_nowhere_else(
+    windows_plan, name, element, message
+):
+    data = bytearray(windows_plan.read_bytes())
+    offset, _ = place_of(data, "graph")
+    stored = struct.pack("<I", len(name)) + name.encode()
+    data[data.index(stored, offset) + len(stored)] = element
+    with pytest.raises(adfast.AdfastError, match=message):
+        run_windows(windows_plan, resealed(data, "graph"))
 
 
 def test_a_newer_format_says_what_to_do(tmp_path, plan_bytes):

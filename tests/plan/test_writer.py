@@ -123,6 +123,23 @@ def test_every_section_reads_back(tmp_path):
     assert json.loads(sections["parity"]) == {"a": {"x": 0.5}, "b": 1}
 
 
+def test_an_index_is_stored_as_integers(tmp_path):
+    graph = Graph("windows")
+    rows = graph.index("rows", [[0, 4, 2]])
+    (y,) = graph.add("window_gather", [graph.input("x", (1, 5, 3)), rows], name="y")
+    graph.output("y", y)
+    path = tmp_path / "a.plan"
+    write_test_plan(path, graph)
+    sections = read_sections(path.read_bytes())
+    reader = Reader(sections["graph"])
+    assert reader.take("I") == 3
+    for name, kind, shape in (("x", (0, 0, 3), (1, 5, 3)), ("rows", (1, 1, 2), (1, 3))):
+        assert (reader.text(), reader.take("3BB")[:3]) == (name, kind)
+        assert reader.take(f"{len(shape)}q") == shape
+    offset, size = reader.take("QQ")
+    assert struct.unpack("<3i", sections["weights"][offset : offset + size]) == (0, 4, 2)
+
+
 def test_the_graph_reads_back(tmp_path):
     path = tmp_path / "a.plan"
     full_plan(path)

@@ -10,13 +10,16 @@ namespace adfast {
 namespace cpu {
 namespace {
 
+// Fewer wait for the weights, not for the arithmetic, and stay exact: the token groups of GTrans.
+constexpr int64_t many_rows = 64;
+
 using Registry = std::unordered_map<std::string, Op>;
 
 const Registry& registry() {
   static const Registry ops = [] {
     Registry all;
-    for (const auto& family :
-         {convolution_ops(), linear_ops(), detector_ops(), elementwise_ops(), shape_ops()}) {
+    for (const auto& family : {convolution_ops(), linear_ops(), detector_ops(), halo_ops(),
+                               elementwise_ops(), shape_ops()}) {
       for (const Op& op : family) all.emplace(op.name, op);
     }
     return all;
@@ -46,17 +49,25 @@ class CpuBackend final : public Backend {
     const Op& op = find(node);
     if (op.operands.empty()) return OperandType::any;
     const OperandType type = op.operands[std::min(input, op.operands.size() - 1)];
+    if (op.product && input == 0 && !shape.empty()) {
+      const int64_t rows = element_count(shape) / shape.back();
+      return device_.products == DType::bf16 && rows >= many_rows ? OperandType::features
+                                                                  : OperandType::f32;
+    }
     // Tokens, maps and statistics stay in f32; only feature maps are stored narrower.
     return type == OperandType::features && shape.size() != 4 ? OperandType::f32 : type;
   }
 
-  DType result_type(const Node& node, const Shape& shape,
-                    std::span<const Tensor* const> inputs) const override {
+  DType result_type(const Node& node, const Shape& shape, std::span<const Tensor* const> inputs,
+                    bool narrow) const override {
     switch (find(node).result) {
       case Op::Result::f32:
         return DType::f32;
       case Op::Result::features:
         return shape.size() == 4 ? device_.features : DType::f32;
+      case Op::Result::as_read:
+        // Rounded where it is made instead of where it is read: the same numbers, half the traffic.
+        return narrow ? device_.features : DType::f32;
       case Op::Result::as_first:
         return inputs.empty() || inputs[0] == nullptr ? DType::f32 : inputs[0]->dtype;
       case Op::Result::product:
@@ -89,6 +100,14 @@ class CpuBackend final : public Backend {
       require(request.inputs[i] != nullptr || static_cast<int>(i) == op.optional, request.node,
               "input " + std::to_string(i) + " is absent");
     }
+    for (size_t i = 0; i < given; ++i) {
+      const Tensor* input = request.inputs[i];
+      const bool index = !op.operands.empty() &&
+                         op.operands[std::min(i, op.operands.size() - 1)] == OperandType::index;
+      require(input == nullptr || (input->dtype == DType::i32) == index, request.node,
+              "input " + std::to_string(i) + ": expected " +
+                  (index ? "a constant of integers, got numbers" : "numbers, got integers"));
+    }
     try {
       return op.make(request, device_);
     } catch (const dnnl::error& error) {
@@ -105,7 +124,7 @@ class CpuBackend final : public Backend {
       kernels::UnaryArgs bound = args;
       bound.x = binding.inputs[0];
       bound.out = binding.outputs[0];
-      return [run, bound] { run(bound); };
+      return [run, bound] { share_unary(run, bound); };
     });
   }
 
@@ -158,6 +177,13 @@ void limit_onednn(const std::string& isa) {
   if (isa == "avx2") dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
 }
 
+// On AVX-512 without bf16 products, oneDNN would widen every operand again.
+bool multiplies_bf16() {
+  const auto isa = static_cast<int>(dnnl::get_effective_cpu_isa());
+  return (isa & static_cast<int>(dnnl::cpu_isa::avx512_core_bf16)) ==
+         static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
+}
+
 }  // namespace
 
 void require_shape(const OperatorRequest& request, size_t input, const Shape& expected) {
@@ -191,6 +217,26 @@ std::vector<float> floats(const Tensor& constant) {
   return values;
 }
 
+void share_unary(void (*run)(const kernels::UnaryArgs&), const kernels::UnaryArgs& args) {
+  constexpr int64_t block = 1024;
+  const auto bytes = [](kernels::DType type, int64_t i) {
+    return i * static_cast<int64_t>(size_of(static_cast<DType>(type)));
+  };
+  share_rows((args.count + block - 1) / block, block, [&](int64_t begin, int64_t end) {
+    kernels::UnaryArgs mine = args;
+    mine.x = static_cast<const std::byte*>(args.x) + bytes(args.x_dtype, begin * block);
+    mine.out = static_cast<std::byte*>(args.out) + bytes(args.out_dtype, begin * block);
+    mine.count = std::min(args.count, end * block) - begin * block;
+    run(mine);
+  });
+}
+
+std::vector<int32_t> integers(const Tensor& index) {
+  std::vector<int32_t> values(index.data.size() / sizeof(int32_t));
+  std::memcpy(values.data(), index.data.data(), index.data.size());
+  return values;
+}
+
 }  // namespace cpu
 
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
@@ -201,13 +247,15 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
     return isa;
   }();
   cpu::Device device{dnnl::engine(dnnl::engine::kind::cpu, 0),
-                     cpu::kernel_table(options.isa.empty() ? forced : options.isa), DType::f32};
+                     cpu::kernel_table(options.isa.empty() ? forced : options.isa), DType::f32,
+                     DType::f32};
   const std::string& precision = options.precision;
   if (precision == "bf16") {
     const bool capable = static_cast<int>(dnnl::get_effective_cpu_isa()) >=
                          static_cast<int>(dnnl::cpu_isa::avx512_core);
     if (capable) {
       device.features = DType::bf16;
+      if (cpu::multiplies_bf16()) device.products = DType::bf16;
     } else if (!options.may_widen) {
       throw Error(ErrorKind::argument,
                   "precision='bf16' needs AVX-512, which this processor lacks (or ADFAST_ISA "

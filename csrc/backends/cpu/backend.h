@@ -1,5 +1,8 @@
 // The CPU backend: a table of ops over oneDNN (convolutions, pooling, products) and our kernels.
 #pragma once
+#include <omp.h>
+
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,6 +19,8 @@ struct Device {
   dnnl::engine engine;
   const kernels::Table* kernels;
   DType features;
+  // Tokens, being f32, are rounded to this for products of many rows.
+  DType products;
 };
 
 // An op's row in the table. `inputs` and `outputs` bound their numbers.
@@ -24,15 +29,17 @@ struct Op {
   size_t min_inputs, max_inputs, outputs;
   // Operand types, the last one repeated (none: any); results follow `result`.
   std::vector<OperandType> operands;
-  enum class Result { features, f32, as_first, sum, product } result;
+  enum class Result { features, f32, as_first, as_read, sum, product } result;
   std::unique_ptr<Operator> (*make)(const OperatorRequest&, const Device&);
-  int optional = -1;  // an input below min_inputs that may be absent
+  int optional = -1;     // an input below min_inputs that may be absent
+  bool product = false;  // of input 0 and a constant: many rows are multiplied as Device::products
 };
 
 // Families; each returns its rows.
 std::vector<Op> convolution_ops();
 std::vector<Op> linear_ops();
 std::vector<Op> detector_ops();
+std::vector<Op> halo_ops();
 std::vector<Op> elementwise_ops();
 std::vector<Op> shape_ops();
 
@@ -48,8 +55,29 @@ void require_result(const OperatorRequest& request, size_t output, const Shape& 
 const Tensor& constant(const OperatorRequest& request, size_t input);
 const Tensor* input_or_null(const OperatorRequest& request, size_t input);
 std::vector<float> floats(const Tensor& constant);
+std::vector<int32_t> integers(const Tensor& index);
 
 inline kernels::DType kernel_type(DType type) { return static_cast<kernels::DType>(type); }
+
+// Calls body(begin, end) for shares of `rows` rows, each on its own thread where there is work for
+// several. Results must not depend on the shares.
+template <class Body>
+void share_rows(int64_t rows, int64_t width, Body&& body) {
+  // Below, threads wake no sooner than one of them is done.
+  constexpr int64_t worth_waking = int64_t{1} << 20;
+  const int64_t parts =
+      rows * width < worth_waking ? 1 : std::min<int64_t>(rows, omp_get_max_threads());
+  if (parts == 1) return body(int64_t{0}, rows);
+#pragma omp parallel for num_threads(static_cast<int>(parts)) schedule(static)
+  for (int64_t part = 0; part < parts; ++part) {
+    const uint32_t control = kernels::flush_denormals();
+    body(rows * part / parts, rows * (part + 1) / parts);
+    kernels::restore_denormals(control);
+  }
+}
+
+// Elements are shared out in blocks, so that no two threads write to one cache line.
+void share_unary(void (*run)(const kernels::UnaryArgs&), const kernels::UnaryArgs& args);
 
 // An operator made of a function that binds and a few figures: most of them need no more.
 class SimpleOperator final : public Operator {

@@ -261,13 +261,63 @@ std::unique_ptr<Operator> make_gaussian_blur(const OperatorRequest& request, con
       });
 }
 
+std::unique_ptr<Operator> make_gms_map(const OperatorRequest& request, const Device& device) {
+  const Node& node = request.node;
+  const Shape x = feature_map(request, 0);
+  require_shape(request, 1, x);
+  for (size_t i = 0; i < 2; ++i) {
+    require(!request.inputs[i]->constant, node, "an image is constant, expected computed ones");
+  }
+  require_result(request, 0, {1, 1, x[2], x[3]});
+  kernels::GmsMapArgs args{};
+  args.height = x[2];
+  args.width = x[3];
+  args.channels = x[1];
+  args.c = real(node, "c");
+  require(args.c > 0, node, "c is " + std::to_string(args.c) + ", expected a positive number");
+  const auto run = device.kernels->gms_map;
+  return kernel_operator(device, 30.0 * element_count(x),
+                         kernels::gms_map_scratch(x[3], x[1]) * sizeof(float),
+                         [run, args](const Binding& binding) {
+                           kernels::GmsMapArgs bound = args;
+                           bound.a = static_cast<const float*>(binding.inputs[0]);
+                           bound.b = static_cast<const float*>(binding.inputs[1]);
+                           bound.out = static_cast<float*>(binding.outputs[0]);
+                           bound.scratch = static_cast<float*>(binding.scratch);
+                           return [run, bound] { run(bound); };
+                         });
+}
+
+std::unique_ptr<Operator> make_calibrate_map(const OperatorRequest& request, const Device& device) {
+  const Node& node = request.node;
+  const Shape x = feature_map(request, 0);
+  require_shape(request, 0, {1, 1, x[2], x[3]});
+  require_shape(request, 1, x);
+  require_result(request, 0, x);
+  const std::string& mode = node.attrs.text("mode");
+  require(mode == "square" || mode == "absolute", node,
+          "mode is '" + mode + "', expected 'square' or 'absolute'");
+  const kernels::CalibrateMapArgs args{nullptr, nullptr, element_count(x), mode == "square",
+                                       nullptr};
+  const auto run = device.kernels->calibrate_map;
+  return kernel_operator(device, 2.0 * element_count(x), 0,
+                         [run, args, mean = floats(constant(request, 1))](const Binding& binding) {
+                           kernels::CalibrateMapArgs bound = args;
+                           bound.x = static_cast<const float*>(binding.inputs[0]);
+                           bound.mean = mean.data();
+                           bound.out = static_cast<float*>(binding.outputs[0]);
+                           return [run, bound] { run(bound); };
+                         });
+}
+
+// A few tokens are done sooner than threads are woken.
+constexpr double attention_worth_waking = 1 << 20;
+
 // Each thread takes its share of every head's queries, or whole heads where they divide evenly:
-// their keys are then packed once. A few tokens are done sooner than threads are woken.
+// their keys are then packed once.
 void run_attention(void (*run)(const kernels::AttentionArgs&), const kernels::AttentionArgs& args,
                    size_t room, int threads) {
-  constexpr int64_t worth_waking = int64_t{1} << 20;
-  const bool small = args.queries * args.keys * (args.dim + args.value_dim) < worth_waking;
-  const int64_t parts = small ? 1 : std::min(threads, omp_get_max_threads());
+  const int64_t parts = std::min(threads, omp_get_max_threads());
   const bool whole = args.heads % parts == 0;
 #pragma omp parallel for num_threads(static_cast<int>(parts)) schedule(static) if (parts > 1)
   for (int64_t part = 0; part < parts; ++part) {
@@ -283,20 +333,45 @@ void run_attention(void (*run)(const kernels::AttentionArgs&), const kernels::At
   }
 }
 
+// Each thread takes its share of all windows' heads.
+void run_windows(void (*run)(const kernels::AttentionArgs&), const kernels::AttentionArgs& args,
+                 int64_t windows, size_t room, int threads) {
+  const int64_t parts = std::min(threads, omp_get_max_threads());
+#pragma omp parallel for num_threads(static_cast<int>(parts)) schedule(static) if (parts > 1)
+  for (int64_t part = 0; part < parts; ++part) {
+    const uint32_t control = kernels::flush_denormals();
+    kernels::AttentionArgs mine = args;
+    mine.scratch += part * room;
+    const int64_t end = windows * args.heads * (part + 1) / parts;
+    for (int64_t i = windows * args.heads * part / parts; i < end;) {
+      const int64_t window = i / args.heads;
+      mine.q = args.q + window * args.queries * args.dim;
+      mine.k = args.k + window * args.keys * args.dim;
+      mine.v = args.v + window * args.keys * args.value_dim;
+      mine.out = args.out + window * args.queries * args.value_dim;
+      mine.head_begin = i % args.heads;
+      mine.head_end = std::min(args.heads, mine.head_begin + end - i);
+      i += mine.head_end - mine.head_begin;
+      run(mine);
+    }
+    kernels::restore_denormals(control);
+  }
+}
+
 std::unique_ptr<Operator> make_attention(const OperatorRequest& request, const Device& device) {
   const Node& node = request.node;
   const Shape& q = request.inputs[0]->shape;
   const Shape& k = request.inputs[1]->shape;
   const Shape& v = request.inputs[2]->shape;
   const int64_t heads = node.attrs.integer("heads");
-  const bool fits = q.size() == 3 && k.size() == 3 && v.size() == 3 && q[0] == 1 && k[0] == 1 &&
-                    v[0] == 1 && q[2] == k[2] && k[1] == v[1] && heads >= 1 && q[2] % heads == 0 &&
-                    v[2] % heads == 0;
+  const bool fits = q.size() == 3 && k.size() == 3 && v.size() == 3 && q[0] == k[0] &&
+                    q[0] == v[0] && q[2] == k[2] && k[1] == v[1] && heads >= 1 &&
+                    q[2] % heads == 0 && v[2] % heads == 0;
   require(fits, node,
-          "expected q [1,tq,d], k [1,tk,d], v [1,tk,dv], widths divisible by heads = " +
+          "expected q [W,tq,d], k [W,tk,d], v [W,tk,dv], widths divisible by heads = " +
               std::to_string(heads) + ", got " + to_string(q) + ", " + to_string(k) + ", " +
               to_string(v));
-  require_result(request, 0, {1, q[1], v[2]});
+  require_result(request, 0, {q[0], q[1], v[2]});
   // Constant ones: a learned query.
   std::array<std::vector<float>, 3> constants;
   for (size_t i = 0; i < 3; ++i) {
@@ -312,11 +387,14 @@ std::unique_ptr<Operator> make_attention(const OperatorRequest& request, const D
   const size_t room =
       (kernels::attention_scratch(args.keys, args.dim / heads, args.value_dim / heads) + 15) / 16 *
       16;
-  const int threads = omp_get_max_threads();
+  args.head_end = heads;
+  args.query_end = args.queries;
+  const double flops = 2.0 * q[0] * q[1] * k[1] * (q[2] + v[2]);
+  const int threads = flops < 2 * attention_worth_waking ? 1 : omp_get_max_threads();
   const auto run = device.kernels->attention;
   return kernel_operator(
-      device, 2.0 * q[1] * k[1] * (q[2] + v[2]), threads * room * sizeof(float),
-      [run, args, constants, room, threads](const Binding& binding) {
+      device, flops, threads * room * sizeof(float),
+      [run, args, constants, room, threads, windows = q[0]](const Binding& binding) {
         const auto operand = [&](size_t i) {
           return constants[i].empty() ? static_cast<const float*>(binding.inputs[i])
                                       : constants[i].data();
@@ -327,7 +405,10 @@ std::unique_ptr<Operator> make_attention(const OperatorRequest& request, const D
         bound.v = operand(2);
         bound.out = static_cast<float*>(binding.outputs[0]);
         bound.scratch = static_cast<float*>(binding.scratch);
-        return [run, bound, room, threads] { run_attention(run, bound, room, threads); };
+        return [run, bound, room, threads, windows] {
+          if (windows == 1) return run_attention(run, bound, room, threads);
+          run_windows(run, bound, windows, room, threads);
+        };
       });
 }
 
@@ -336,7 +417,9 @@ std::unique_ptr<Operator> make_attention(const OperatorRequest& request, const D
 std::vector<Op> detector_ops() {
   using enum OperandType;
   return {
-      {"frame", 0, 0, 1, {}, Op::Result::features, make_frame},
+      // An image that more than convolutions read, as a difference of images does, keeps its
+      // digits.
+      {"frame", 0, 0, 1, {}, Op::Result::as_read, make_frame},
       {"token_attention", 2, 3, 1, {any}, Op::Result::f32, make_token_attention},
       {"projector_attention",
        5,
@@ -357,6 +440,8 @@ std::vector<Op> detector_ops() {
       {"score_map", 2, 2, 3, {features}, Op::Result::f32, make_score_map},
       {"fuse_maps", 10, 10, 1, {f32}, Op::Result::f32, make_fuse_maps},
       {"gaussian_blur", 2, 2, 1, {f32}, Op::Result::f32, make_gaussian_blur},
+      {"gms_map", 2, 2, 1, {f32}, Op::Result::f32, make_gms_map},
+      {"calibrate_map", 2, 2, 1, {f32}, Op::Result::f32, make_calibrate_map},
       {"attention", 3, 3, 1, {f32}, Op::Result::f32, make_attention},
   };
 }

@@ -25,12 +25,12 @@ std::unique_ptr<Operator> make_unary(const OperatorRequest& request, const Devic
                            kernels::UnaryArgs bound = args;
                            bound.x = binding.inputs[0];
                            bound.out = binding.outputs[0];
-                           return [run, bound] { run(bound); };
+                           return [run, bound] { share_unary(run, bound); };
                          });
 }
 
-// b may be a scalar, a vector along the channels, or of a's shape. The vector is a constant, or the
-// gate of a squeeze-and-excite block.
+// b may be a scalar, a vector along the channels, one window's tokens, or of a's shape. All but the
+// last are constant, or the vector is the gate of a squeeze-and-excite block.
 int64_t broadcast_count(const OperatorRequest& request) {
   const Shape& a = request.inputs[0]->shape;
   const Tensor& b = *request.inputs[1];
@@ -38,11 +38,31 @@ int64_t broadcast_count(const OperatorRequest& request) {
   const int64_t channels = a.empty() ? 1 : a.size() == 4 ? a[1] : a.back();
   const Shape vector = a.size() == 4 ? Shape{1, channels, 1, 1} : Shape{channels};
   const int64_t count = element_count(b.shape);
+  if (b.constant && a.size() == 3 && b.shape == Shape{1, a[1], a[2]}) return count;
   const bool gate = request.node.op == "mul" && a.size() == 4 && b.shape == vector;
   require((b.constant && (count == 1 || b.shape == vector)) || gate, request.node,
           "second input: expected " + to_string(a) + ", a constant scalar or a constant " +
               to_string(vector) + ", got " + to_string(b.shape));
   return count;
+}
+
+// Whole repetitions of b are shared out; two operands of one size, in blocks.
+void run_binary(void (*run)(const kernels::BinaryArgs&), const kernels::BinaryArgs& args) {
+  constexpr int64_t block = 1024;
+  const bool same = args.b_count == args.count;
+  const int64_t width = same || args.b_count == 1 ? block : args.b_count;
+  share_rows((args.count + width - 1) / width, width, [&](int64_t begin, int64_t end) {
+    const auto at = [&](kernels::DType type) {
+      return begin * width * static_cast<int64_t>(size_of(static_cast<DType>(type)));
+    };
+    kernels::BinaryArgs mine = args;
+    mine.a = static_cast<const std::byte*>(args.a) + at(args.a_dtype);
+    if (same) mine.b = static_cast<const std::byte*>(args.b) + at(args.b_dtype);
+    mine.out = static_cast<std::byte*>(args.out) + at(args.out_dtype);
+    mine.count = std::min(args.count, end * width) - begin * width;
+    if (same) mine.b_count = mine.count;
+    run(mine);
+  });
 }
 
 std::unique_ptr<Operator> make_binary(const OperatorRequest& request, const Device& device) {
@@ -73,8 +93,21 @@ std::unique_ptr<Operator> make_binary(const OperatorRequest& request, const Devi
                            bound.a = binding.inputs[0];
                            bound.b = vector.empty() ? binding.inputs[1] : vector.data();
                            bound.out = binding.outputs[0];
-                           return [run, bound] { run(bound); };
+                           return [run, bound] { run_binary(run, bound); };
                          });
+}
+
+void run_layer_norm(void (*run)(const kernels::LayerNormArgs&),
+                    const kernels::LayerNormArgs& args) {
+  const auto size = static_cast<int64_t>(size_of(static_cast<DType>(args.out_dtype)));
+  share_rows(args.rows, args.width, [&](int64_t begin, int64_t end) {
+    kernels::LayerNormArgs mine = args;
+    mine.rows = end - begin;
+    mine.x += begin * args.width;
+    if (args.residual != nullptr) mine.residual += begin * args.width;
+    mine.out = static_cast<std::byte*>(args.out) + begin * args.width * size;
+    run(mine);
+  });
 }
 
 std::unique_ptr<Operator> make_layer_norm(const OperatorRequest& request, const Device& device) {
@@ -90,6 +123,7 @@ std::unique_ptr<Operator> make_layer_norm(const OperatorRequest& request, const 
   args.rows = element_count(x) / width;
   args.width = width;
   args.eps = static_cast<float>(request.node.attrs.real("eps"));
+  args.out_dtype = kernel_type(request.outputs[0]->dtype);
   const auto run = device.kernels->layer_norm;
   return kernel_operator(device, 8.0 * element_count(x), 0,
                          [run, args, gamma = floats(constant(request, 1)),
@@ -101,8 +135,8 @@ std::unique_ptr<Operator> make_layer_norm(const OperatorRequest& request, const 
                            bound.residual = binding.inputs.size() > 3
                                                 ? static_cast<const float*>(binding.inputs[3])
                                                 : nullptr;
-                           bound.out = static_cast<float*>(binding.outputs[0]);
-                           return [run, bound] { run(bound); };
+                           bound.out = binding.outputs[0];
+                           return [run, bound] { run_layer_norm(run, bound); };
                          });
 }
 
@@ -121,6 +155,18 @@ std::unique_ptr<Operator> make_softmax(const OperatorRequest& request, const Dev
   });
 }
 
+void run_reduce(void (*run)(const kernels::ReduceArgs&), const kernels::ReduceArgs& args) {
+  const int64_t size = args.width * args.inner;
+  share_rows(args.rows, size, [&](int64_t begin, int64_t end) {
+    kernels::ReduceArgs mine = args;
+    mine.rows = end - begin;
+    mine.x = static_cast<const std::byte*>(args.x) +
+             begin * size * static_cast<int64_t>(size_of(static_cast<DType>(args.dtype)));
+    mine.out += begin * args.inner;
+    run(mine);
+  });
+}
+
 std::unique_ptr<Operator> make_reduce(const OperatorRequest& request, const Device& device) {
   static const std::unordered_map<std::string, kernels::Reduce> kinds = {
       {"reduce_sum", kernels::Reduce::sum},
@@ -128,12 +174,19 @@ std::unique_ptr<Operator> make_reduce(const OperatorRequest& request, const Devi
       {"reduce_max", kernels::Reduce::max}};
   const Node& node = request.node;
   const Tensor& x = *request.inputs[0];
-  require(x.shape.size() == 4, node, "input 0: expected [1,C,H,W], got " + to_string(x.shape));
+  require(x.shape.size() == 3 || x.shape.size() == 4, node,
+          "input 0: expected [1,C,H,W] or [W,t,D], got " + to_string(x.shape));
   const std::vector<int64_t>& axes = node.attrs.integers("axes");
   kernels::ReduceArgs args{};
   args.op = kinds.at(node.op);
   args.dtype = kernel_type(x.dtype);
-  if (axes == std::vector<int64_t>{1}) {
+  if (x.shape.size() == 3) {
+    require(axes == std::vector<int64_t>{1}, node, "axes: expected [1], got " + to_string(axes));
+    args.rows = x.shape[0];
+    args.width = x.shape[1];
+    args.inner = x.shape[2];
+    require_result(request, 0, {x.shape[0], x.shape[2]});
+  } else if (axes == std::vector<int64_t>{1}) {
     args.rows = x.shape[2] * x.shape[3];
     args.width = x.shape[1];
     require_result(request, 0, {1, 1, x.shape[2], x.shape[3]});
@@ -151,7 +204,7 @@ std::unique_ptr<Operator> make_reduce(const OperatorRequest& request, const Devi
                            kernels::ReduceArgs bound = args;
                            bound.x = binding.inputs[0];
                            bound.out = static_cast<float*>(binding.outputs[0]);
-                           return [run, bound] { run(bound); };
+                           return [run, bound] { run_reduce(run, bound); };
                          });
 }
 
@@ -160,7 +213,7 @@ std::unique_ptr<Operator> make_reduce(const OperatorRequest& request, const Devi
 std::vector<Op> elementwise_ops() {
   using enum OperandType;
   std::vector<Op> ops = {
-      {"layer_norm", 3, 4, 1, {f32}, Op::Result::f32, make_layer_norm},
+      {"layer_norm", 3, 4, 1, {f32}, Op::Result::as_read, make_layer_norm},
       {"softmax", 1, 1, 1, {f32}, Op::Result::f32, make_softmax},
   };
   for (const char* name : {"reduce_sum", "reduce_mean", "reduce_max"}) {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+
+from adfast.progress import bar, silent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,18 +19,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto (default): bf16 where the processor has it and scores keep their order",
     )
-    parser.add_argument(
+    group = parser.add_argument_group("threshold")
+    group.add_argument(
         "--calibrate",
         type=Path,
         metavar="DIR",
-        help="good images for the threshold (default: the run's validation images)",
+        help="good images for the threshold, none of them trained on (default: the run's "
+        "validation images)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--max-fpr",
         type=float,
-        default=0.01,
         metavar="RATE",
-        help="false-positive rate on good images that the threshold is set for (default 0.01)",
+        help="false-positive rate on good images that the threshold is set for: at most this share "
+        "of them lies above it. N images can show 1/N and more; a smaller rate is refused "
+        "(default: 0.01, or 1/N where that is larger)",
+    )
+    group.add_argument(
+        "--threshold-from",
+        type=Path,
+        metavar="DIR",
+        help="labelled images, DIR/good and DIR/<defect> (or DIR/test/...), for the threshold "
+        "instead: the one of the largest F1, or with --max-fpr the one that keeps this rate on the "
+        "good ones among them. The plan records it; figures on these images are no test afterwards",
     )
     parser.add_argument(
         "--passes-off",
@@ -55,20 +66,9 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         calibrate=args.calibrate,
         max_fpr=args.max_fpr,
+        threshold_from=args.threshold_from,
         passes_off=[name.strip() for name in args.passes_off.split(",") if name.strip()],
         log=log,
-        track=None if args.quiet else _track,
+        track=silent if args.quiet else bar,
     )
     return 0
-
-
-def _track(items: Sequence[Any], what: str) -> Iterable[Any]:
-    """Show a bar on a terminal that has rich; a log needs none."""
-    if sys.stderr.isatty():
-        try:
-            from rich.console import Console
-            from rich.progress import track
-        except ImportError:
-            return items
-        return track(items, what, console=Console(stderr=True), transient=True)
-    return items

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from adfast.calibrate import describe as describe_calibration
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -81,8 +83,9 @@ def lines(path: str, plan: Mapping[str, Any]) -> Iterator[str]:
     yield from _section("model config")
     yield from _rows(fields["config"] if isinstance(fields["config"], dict) else {})
     yield from _section("calibration")
-    if "threshold" not in calibration:
-        yield "  not calibrated: no threshold, no verdicts"
+    for line in describe_calibration(calibration):
+        yield "  " + line
+    yield ""
     yield from _rows(calibration)
     yield from _section("golden frames")
     yield from _rows(plan["golden_info"])

@@ -16,6 +16,10 @@ example:
   adfast train gtrans --data parts/ --backbone resnet18 --weights resnet18.pth --out runs/parts
   adfast train adtr --data parts/ --out runs/adtr
   adfast train --out runs/parts --resume          # after a kill or Ctrl-C, same settings
+
+several processes, one per GPU, or on the CPU (every step's images are shared among them, so --batch
+stays the whole batch; BatchNorm's statistics are those of the first):
+  torchrun --nproc-per-node 2 -m adfast train adtr --data parts/ --out runs/adtr
 """
 
 
@@ -24,22 +28,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Train a model on the good images of a folder."
     parser.epilog = EXAMPLE
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    _add_common(parser, "")
+    _add_common(parser)
     models = parser.add_subparsers(dest="model", metavar="MODEL", title="models")
     for name, recipe in RECIPES.items():
         _add_model(models.add_parser(name, help=recipe.paper), recipe)
 
 
-def _add_common(parser: argparse.ArgumentParser, epochs: str) -> None:
+def _add_common(parser: argparse.ArgumentParser, recipe: Recipe | None = None) -> None:
     # Without a default: the model's parser would put it over what stood before the model's name.
     add = parser.add_argument
     nothing = {"default": argparse.SUPPRESS}
     add("--out", metavar="RUN", help="run folder to write", **nothing)
+    epochs, patience = (
+        (f". default: {recipe.epochs}", f". default: {recipe.patience}") if recipe else ("", "")
+    )
     add("--epochs", type=int, metavar="N", help=f"passes over the images{epochs}", **nothing)
+    add(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="stop when the validation loss has not improved for N epochs; 0 never does" + patience,
+        **nothing,
+    )
     add(
         "--resume",
         action="store_true",
-        help="go on with the training in RUN, with its settings (only --epochs may be changed)",
+        help="go on with the training in RUN, with its settings; those that decide its result may "
+        "not be changed, but --epochs and --patience may",
         **nothing,
     )
 
@@ -51,12 +66,14 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         f"{_schedule(recipe)}, weight decay {recipe.weight_decay:g}, {recipe.epochs} epochs of "
         f"batches of {recipe.batch}."
     )
-    _add_common(parser, f". default: {recipe.epochs}")
+    _add_common(parser, recipe)
     add = parser.add_argument
     add("--data", metavar="DIR", help="folder with train/good")
     add("--list", metavar="FILE", help="train on these images of DATA only: one path per line")
     place = "FILE|hub|none" if recipe.size else "RUN"
-    add("--weights", metavar=place, default="hub", help=recipe.weights)
+    if recipe.default_weights == "none":
+        place = "none"
+    add("--weights", metavar=place, help=recipe.weights)
     quick = ", ".join(f"--{_dashed(key)} {_typed(value)}" for key, value in recipe.quick.items())
     add("--quick", action="store_true", help=f"for small machines: {quick}, unless given")
     # What the recipe knows is None until it is resolved: typed, else --quick's, else the paper's.
@@ -72,21 +89,32 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         )
     add("--batch", type=int, metavar="N", help=f"images per step. default: {recipe.batch}")
     add("--lr", type=float, help=f"initial learning rate. default: {recipe.lr:g}")
-    add("--seed", type=int, default=0, metavar="N", help="default: 0")
+    add("--seed", type=int, metavar="N", help="default: 0")
     add(
         "--precision",
-        default="auto",
         choices=["auto", "bf16", "f32"],
         help="auto: bf16 where the processor computes in it. default: auto",
     )
     add(
         "--cache",
-        default="auto",
         choices=["auto", "off", "images", "features"],
         help="what to keep in memory; features spares the frozen backbone in every epoch. "
         "auto: as much as fits. default: auto",
     )
-    add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="default: auto")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode images that are not kept in memory; 0: the training itself. "
+        "default: one per processor, at most 8",
+    )
+    add(
+        "--tensorboard",
+        action="store_true",
+        default=None,
+        help="write losses, rate and images per second of every epoch to RUN/tensorboard",
+    )
+    add("--device", choices=["auto", "cpu", "cuda"], help="default: auto")
 
 
 def _add_sizes(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
@@ -142,13 +170,14 @@ def run(args: argparse.Namespace) -> int:
         raise ArgumentError("[train] --out is missing: the run folder to write")
     try:
         from adfast.training import TrainSettings, train
-        from adfast.training.reporting import RichReporter
+        from adfast.training.ranks import rank
+        from adfast.training.reporting import Reporter, RichReporter
 
-        report = RichReporter()
+        report = RichReporter() if rank() == 0 else Reporter()
     except ImportError as error:
         raise AdfastError(f'training needs {error.name}; pip install "adfast[train]"') from error
     if resume:
-        settings = _settings_of(out, getattr(args, "epochs", None))
+        settings = _resumed(out, args)
     elif args.model is None:
         raise ArgumentError(f"[train] the model is missing: one of {', '.join(RECIPES)}")
     elif args.data is None:
@@ -157,13 +186,21 @@ def run(args: argparse.Namespace) -> int:
         settings = TrainSettings(**_settings(args, RECIPES[args.model]))
     try:
         info = train(settings, out, resume=resume, report=report)
+    except AdfastError as error:
+        if rank() == 0:
+            raise
+        raise AdfastError(f"process {rank()}: {error}") from error
     except KeyboardInterrupt:
+        if rank() > 0:
+            return 130
         saved = os.path.isfile(os.path.join(out, "last.safetensors"))
         hint = f"go on with: adfast train --out {out} --resume"
         print(f"interrupted; {hint if saved else 'nothing was saved yet'}", file=sys.stderr)
         return 130
     finally:
         report.close()
+    if rank() > 0:
+        return 0
     best = info["best"]
     print(
         f"{out}: best epoch {best['epoch']}, validation loss {best['validation_loss']:.5g}; "
@@ -172,41 +209,64 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+# Fields of TrainSettings that are options of the same name.
+FIELDS = ("model", "epochs", "patience", "batch", "lr", "seed", "precision", "cache", "device")
+FIELDS += ("workers", "tensorboard")
+
+
 def _settings(args: argparse.Namespace, recipe: Recipe) -> dict:
     """Return the fields of TrainSettings that were typed or that --quick or the paper say."""
-    given = {key: value for key, value in vars(args).items() if value is not None}
-    if args.quick:
-        given = {**recipe.quick, **given}
-    config = {}
+    typed = _typed(args, recipe)
     if recipe.size:
+        given = _given(args, recipe)
         size = given.get("size", recipe.size)
         side = given.get("resize", recipe.resize_for(size))
-        config = {"resize": [side, side], "crop": [size, size]}
-    for option in recipe.options:
-        if option.name in given:
-            value = given[option.name]
-            # Choices are matched as words, so they are read only here.
-            config[option.name] = option.type(value) if option.choices else value
-    fields = ("model", "weights", "epochs", "batch", "lr", "seed", "precision", "cache", "device")
-    settings = {name: given[name] for name in fields if name in given}
-    # Absolute, so that --resume works from any folder.
-    if args.weights not in ("hub", "none"):
-        settings["weights"] = os.path.abspath(args.weights)
-    list_file = args.list and os.path.abspath(args.list)
-    return {
-        **settings,
-        "config": config,
-        "data": os.path.abspath(args.data),
-        "list_file": list_file,
+        typed["config"] |= {"resize": [side, side], "crop": [size, size]}
+    return typed
+
+
+def _given(args: argparse.Namespace, recipe: Recipe) -> dict:
+    given = {key: value for key, value in vars(args).items() if value is not None}
+    return {**recipe.quick, **given} if args.quick else given
+
+
+def _typed(args: argparse.Namespace, recipe: Recipe) -> dict:
+    """Return the fields of TrainSettings that were typed or that --quick says, but for the size."""
+    given = _given(args, recipe)
+    # Choices are matched as words, so they are read only here.
+    config = {
+        option.name: option.type(given[option.name]) if option.choices else given[option.name]
+        for option in recipe.options
+        if option.name in given
     }
+    settings = {name: given[name] for name in FIELDS if name in given}
+    # Absolute, so that --resume works from any folder.
+    for option, name in (("weights", "weights"), ("data", "data"), ("list", "list_file")):
+        if option in given:
+            word = given[option]
+            settings[name] = word if word in ("hub", "none") else os.path.abspath(word)
+    return {**settings, "config": config}
 
 
-def _settings_of(out: str, epochs: int | None):
-    """Return the settings a run was begun with, with another number of epochs if given."""
+def _resumed(out: str, args: argparse.Namespace):
+    """Return the settings a run began with, changed by what was typed; `train` may refuse them."""
     import dataclasses
 
     from adfast.models import read_run_info
     from adfast.training import TrainSettings
 
     settings = TrainSettings(**read_run_info(out)["training"])
-    return settings if epochs is None else dataclasses.replace(settings, epochs=epochs)
+    names = ("epochs", "patience")
+    typed = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    if args.model is not None:
+        recipe = RECIPES[args.model]
+        typed = _typed(args, recipe)
+        config = {**settings.config, **typed["config"]}
+        given = _given(args, recipe)
+        if "size" in given or "resize" in given:
+            config |= {k: v for k, v in _settings(args, recipe)["config"].items() if k in SIZES}
+        typed["config"] = config
+    return dataclasses.replace(settings, **typed)
+
+
+SIZES = ("resize", "crop")

@@ -1,8 +1,9 @@
 """The compiler's graph: values, nodes and the checker that runs between passes.
 
 A value is an activation (an input or a node's output) or a constant that carries its array. All
-shapes are static and logical, as in ONNX; all elements are float32. Nodes are kept in an order in
-which they can run. What an op takes, and the shapes it gives, is written once, in `ops.py`.
+shapes are static and logical, as in ONNX; all elements are float32, but for constant indices, which
+are int32. Nodes are kept in an order in which they can run. What an op takes, and the shapes it
+gives, is written once, in `ops.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from adfast.errors import CompileError
 
 
 class Value:
-    """One tensor: `name`, `shape`, and `array` (float32) when it is a constant."""
+    """One tensor: `name`, `shape`, and `array` (float32 or int32) when it is a constant."""
 
     __slots__ = ("array", "name", "producer", "shape")
 
@@ -120,8 +121,27 @@ class Graph:
 
     def constant(self, name: str, array: Any) -> Value:
         """Add a constant; anything numeric is converted to contiguous float32."""
+        return self._constant(name, array, np.float32)
+
+    def index(self, name: str, array: Any) -> Value:
+        """Add a constant of int32, for an op that looks up rows.
+
+        Raises:
+            CompileError: the elements are not integers, or do not fit int32.
+        """
+        given = np.asarray(array)
+        limits = np.iinfo(np.int32)
+        if given.dtype.kind not in "iu" or (
+            given.size and not (limits.min <= given.min() and given.max() <= limits.max)
+        ):
+            raise CompileError(
+                f"index {name!r} holds {given.dtype}, expected integers of up to 32 bits"
+            )
+        return self._constant(name, given, np.int32)
+
+    def _constant(self, name: str, array: Any, dtype: type) -> Value:
         # Not ascontiguousarray: that turns a scalar into a vector of one.
-        array = np.array(array, dtype=np.float32, order="C", copy=True)
+        array = np.array(array, dtype=dtype, order="C", copy=True)
         array.flags.writeable = False
         return Value(self.unique(name), array.shape, array)
 

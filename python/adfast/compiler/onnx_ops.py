@@ -213,13 +213,53 @@ def _conv(call: Call) -> Value:
     return call.add("conv2d", [x, call.value(1), bias], groups=call.attrs.get("group", 1), **attrs)
 
 
+@_onnx("ConvTranspose")
+def _conv_transpose(call: Call) -> Value:
+    """With a stride of 1 it is a convolution by the flipped, transposed weight."""
+    x = call.value(0)
+    weight = call.constant(1, "weight")
+    groups = call.attrs.get("group", 1)
+    if weight.ndim != 4 or len(x.shape) != 4:
+        raise Unsupported(
+            f"input {x.shape} and weight {weight.shape}; only 2-D convolution is available"
+        )
+    if weight.shape[0] != x.shape[1] or groups < 1 or x.shape[1] % groups:
+        raise Unsupported(f"weight {weight.shape} with {groups} groups does not fit x {x.shape}")
+    kernel = list(weight.shape[2:])
+    attrs = _window(call, x, kernel)
+    mode = call.attrs.get("auto_pad", "NOTSET")
+    if attrs["strides"] != [1, 1]:
+        raise Unsupported(
+            f"strides {attrs['strides']}; only 1 is available: resize, then convolve instead"
+        )
+    if mode not in ("NOTSET", "VALID") or "output_shape" in call.attrs:
+        raise Unsupported("auto_pad and output_shape are not available; give the pads")
+    if any(call.attrs.get("output_padding", ())):
+        raise Unsupported(f"output_padding {call.attrs['output_padding']} is not available")
+    reach = [step * (size - 1) for step, size in zip(attrs["dilations"], kernel, strict=True)]
+    attrs["pads"] = [most - pad for most, pad in zip(reach * 2, attrs["pads"], strict=True)]
+    if min(attrs["pads"]) < 0:
+        raise Unsupported("pads that crop more than the kernel's reach are not available")
+    split = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+    turned = split.reshape(-1, split.shape[2], *kernel)[:, :, ::-1, ::-1]
+    bias = None
+    if call.has(2):
+        call.constant(2, "bias")
+        bias = call.value(2)
+    inputs = [x, call.new_constant("weight", turned), bias]
+    return call.add("conv2d", inputs, groups=groups, **attrs)
+
+
 @_onnx("Pad")
 def _pad(call: Call) -> Value:
     x = call.value(0)
     mode = call.attrs.get("mode", "constant")
     fill = call.optional_constant(2, "fill value")
-    if mode != "constant" or len(x.shape) != 4 or (fill is not None and fill.any()):
-        raise Unsupported(f"mode {mode!r} of shape {x.shape}; only zeros around [B,C,H,W]")
+    zeros = mode == "constant" and (fill is None or not fill.any())
+    if len(x.shape) != 4 or not (zeros or mode == "reflect"):
+        raise Unsupported(
+            f"mode {mode!r} of shape {x.shape}; only zeros or 'reflect' around [B,C,H,W]"
+        )
     axes = call.optional_constant(3, "axes")
     axes = range(4) if axes is None else [int(axis) % 4 for axis in axes]
     given = call.constant(1, "pads").reshape(2, -1)
@@ -228,7 +268,8 @@ def _pad(call: Call) -> Value:
     )
     if any(begin[axis] or end[axis] for axis in (0, 1)):
         raise Unsupported("only height and width can be padded")
-    return call.add("pad", [x], pads=[begin[2], begin[3], end[2], end[3]])
+    op = "pad" if zeros else "reflection_pad2d"
+    return call.add(op, [x], pads=[begin[2], begin[3], end[2], end[3]])
 
 
 @_onnx("MaxPool")
@@ -465,6 +506,8 @@ def _spread(call: Call, b: Value, shape: tuple[int, ...]) -> Value:
         per_channel = array.size == array.shape[axis]
         if per_channel:
             wanted = array.reshape((1, -1, 1, 1) if len(shape) == 4 else (-1,))
+        elif len(shape) == 3 and array.shape == (1, *shape[1:]):
+            wanted = array  # the same for every window; repeating it could take a lot of room
         else:
             wanted = np.broadcast_to(array, shape)
     return b if wanted.shape == b.shape else call.new_constant(b.name, wanted)
@@ -501,20 +544,33 @@ def _reduced(call: Call, op: str, x: Value) -> Value:
         if {1, 2, 3} <= set(axes) and op in ("reduce_max", "reduce_mean"):
             one = call.add(op, [x], axes=[1], keepdims=1)
             return call.shaped(call.add(op, [one], axes=[1, 2, 3], keepdims=0), result)
+    if len(x.shape) == 3 and axes == [1]:
+        return call.shaped(call.add(op, [x], axes=[1], keepdims=0), result)
     raise Unsupported(
         f"axes {axes} of shape {x.shape}; available are the channels of [B,C,H,W], its height "
-        "and width (mean, max), and all of them"
+        "and width (mean, max), and all of them, and the tokens of [B,t,D]"
     )
+
+
+@_onnx("DepthToSpace")
+def _depth_to_space(call: Call) -> Value:
+    mode = call.attrs.get("mode", "DCR")
+    if mode != "DCR":
+        raise Unsupported(
+            f"mode {mode!r}; only DCR is available: let the layer before give the channels in the "
+            "order row, column, channel"
+        )
+    return call.add("depth_to_space", [call.value(0)], block=call.attrs["blocksize"])
 
 
 @_onnx("Resize")
 def _resize(call: Call) -> Value:
     x = call.value(0)
     mode = call.attrs.get("mode", "nearest")
-    if mode != "linear" or len(x.shape) != 4:
+    if mode not in ("linear", "nearest") or len(x.shape) != 4:
         raise Unsupported(
-            f"mode {mode!r} of shape {x.shape}; only bilinear resizing of "
-            "[B,C,H,W] (mode 'linear') is available"
+            f"mode {mode!r} of shape {x.shape}; only bilinear and nearest resizing of "
+            "[B,C,H,W] (modes 'linear', 'nearest') are available"
         )
     sizes = call.optional_constant(3, "sizes")
     if sizes is None:
@@ -532,6 +588,15 @@ def _resize(call: Call) -> Value:
     if tuple(sizes[:2]) != x.shape[:2]:
         raise Unsupported(f"{x.shape} to {sizes}; only height and width can be resized")
     height, width = sizes[2:]
+    if mode == "nearest":
+        places = call.attrs.get("coordinate_transformation_mode", "half_pixel")
+        rounding = call.attrs.get("nearest_mode", "round_prefer_floor")
+        if (places, rounding) != ("asymmetric", "floor"):
+            raise Unsupported(
+                f"coordinate_transformation_mode {places!r} with nearest_mode {rounding!r}; "
+                "only 'asymmetric' with 'floor' is available for nearest"
+            )
+        return call.add("resize_nearest", [x], height=height, width=width)
     if call.attrs.get("antialias", 0) and (height < x.shape[2] or width < x.shape[3]):
         raise Unsupported("antialias is not available inside the network")
     mode = call.attrs.get("coordinate_transformation_mode", "half_pixel")
@@ -560,6 +625,12 @@ def _attention(call: Call) -> Value:
 
 
 @_function
+def _window_gather(call: Call) -> Value:
+    index = call.run.graph.index(f"{call.name}.index", call.constant(1, "index"))
+    return call.add("window_gather", [call.value(0), index])
+
+
+@_function
 def _projector_attention(call: Call) -> Value:
     return call.add("query_projector_attention", call.values(), scale=call.attrs["scale"])
 
@@ -581,6 +652,24 @@ def _gaussian_blur(call: Call) -> Value:
     if border != "reflect":
         raise Unsupported(f"border {border!r}; only 'reflect' is available")
     return call.add("gaussian_blur", call.values())
+
+
+@_function
+def _halo_attention(call: Call) -> Value:
+    attrs = {key: call.attrs[key] for key in ("block", "halo", "heads", "scale")}
+    legacy = call.attrs.get("legacy_mask", 0)
+    return call.add("halo_attention", call.values(), legacy_mask=legacy, **attrs)
+
+
+@_function
+def _gms_map(call: Call) -> Value:
+    return call.add("gms_map", call.values(), c=call.attrs["c"])
+
+
+@_function
+def _calibrate_map(call: Call) -> Value:
+    call.constant(1, "mean map")
+    return call.add("calibrate_map", call.values(), mode=call.attrs["mode"])
 
 
 SUPPORTED = {*_handlers, *_FOLDED, *(f"adfast.{name}" for name in FUNCTIONS)}

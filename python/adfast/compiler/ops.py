@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from adfast.errors import CompileError
 
 if TYPE_CHECKING:
@@ -21,15 +23,17 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 REQUIRED = object()
 ACTIVATIONS = ("none", "relu", "sigmoid", "silu", "gelu", "tanh")
+ARITHMETIC = ("add", "sub", "mul", "div", "max", "min")
 
 
 @dataclass(frozen=True)
 class Input:
-    """One operand; `constant` ones must be known when the plan is built."""
+    """One operand; `constant` ones are known when the plan is built, an `index` is one of int32."""
 
     name: str
     constant: bool = False
     optional: bool = False
+    index: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,13 @@ def infer(op: str, inputs: Sequence[Value | None], attrs: Mapping[str, Any]) -> 
             raise CompileError(
                 f"{op} needs a constant {wanted.name!r}, got the activation {value!r}"
             )
+        if value is not None and value.is_constant:
+            integers = value.array.dtype == np.int32
+            if integers != wanted.index:
+                raise CompileError(
+                    f"{op}: {wanted.name} holds {value.array.dtype}, "
+                    f"expected {'int32' if wanted.index else 'float32'}"
+                )
     return entry.infer(inputs, attrs)
 
 
@@ -121,7 +132,7 @@ def expect_activations(op: str, inputs: Sequence[Value | None]) -> None:
         name = "input" if entry.variadic else names[index]
         if value is None or not value.is_constant or entry.mixed:
             continue
-        if entry.variadic or not (entry.inputs[index].constant or names == ["a", "b"]):
+        if entry.variadic or not (entry.inputs[index].constant or op in ARITHMETIC):
             raise CompileError(f"{op}: {name} is the constant {value!r}, expected an activation")
 
 
@@ -251,16 +262,30 @@ def _attention(inputs, attrs):
     heads = attrs["heads"]
     _expect(
         len(q) == len(k) == len(v) == 3
-        and q[0] == k[0] == v[0] == 1
+        and q[0] == k[0] == v[0]
         and q[2] == k[2]
         and k[1] == v[1]
         and heads >= 1
         and q[2] % heads == 0
         and v[2] % heads == 0,
         f"attention: q {q}, k {k}, v {v} with {heads} heads; "
-        "expected [1,tq,d], [1,tk,d], [1,tk,dv], widths divisible by heads",
+        "expected [W,tq,d], [W,tk,d], [W,tk,dv], widths divisible by heads",
     )
-    return [(1, q[1], v[2])]
+    return [(q[0], q[1], v[2])]
+
+
+def _window_gather(inputs, attrs):
+    x, index = inputs
+    _expect(
+        len(x.shape) == 3 and x.shape[0] == 1 and len(index.shape) == 2 and min(index.shape) > 0,
+        f"window_gather: x {x.shape}, index {index.shape}; expected [1,M,D] and [W,t]",
+    )
+    low, high = int(index.array.min()), int(index.array.max())
+    _expect(
+        0 <= low and high < x.shape[1],
+        f"window_gather: index holds {low} to {high}, expected 0 to {x.shape[1] - 1}",
+    )
+    return [(*index.shape, x.shape[2])]
 
 
 def _token_attention(inputs, attrs):
@@ -343,6 +368,35 @@ def _gaussian_blur(inputs, attrs):
     return [shape]
 
 
+def _gms_map(inputs, attrs):
+    a, b = inputs
+    shape = _expect_map("gms_map", "a", a)
+    _expect_shape("gms_map", "b", b, shape)
+    _expect(attrs["c"] > 0, f"gms_map: c is {attrs['c']}, expected a positive number")
+    return [(1, 1, *shape[2:])]
+
+
+def _calibrate_map(inputs, attrs):
+    x, mean = inputs
+    shape = _expect_map("calibrate_map", "x", x)
+    _expect_shape("calibrate_map", "x", x, (1, 1, *shape[2:]))
+    _expect_shape("calibrate_map", "mean", mean, shape)
+    _expect(
+        attrs["mode"] in ("square", "absolute"),
+        f"calibrate_map: mode is {attrs['mode']!r}, expected 'square' or 'absolute'",
+    )
+    return [shape]
+
+
+def _depth_to_space(inputs, attrs):
+    shape, block = _expect_map("depth_to_space", "x", inputs[0]), attrs["block"]
+    _expect(
+        block >= 1 and shape[1] % (block * block) == 0,
+        f"depth_to_space: {shape[1]} channels do not divide into blocks of {block} x {block}",
+    )
+    return [(1, shape[1] // (block * block), shape[2] * block, shape[3] * block)]
+
+
 def _layer_norm(inputs, attrs):
     x, gamma, beta, residual = inputs
     _expect(len(x.shape) in (1, 2, 3), f"layer_norm: x has shape {x.shape}, expected rank 1 to 3")
@@ -369,7 +423,9 @@ def _elementwise(op):
             not a.is_constant, f"{op}: the first input {a!r} is a constant, expected an activation"
         )
         channels = (1, a.shape[1], 1, 1) if len(a.shape) == 4 else a.shape[-1:]
-        spread = b.is_constant and b.shape in ((), (1,), channels)
+        # The last: the same tokens for every window, as positions are.
+        window = (1, *a.shape[1:]) if len(a.shape) == 3 else channels
+        spread = b.is_constant and b.shape in ((), (1,), channels, window)
         # The engine stores feature maps channels-last, and their constants not at all.
         whole = a.shape == b.shape and not (b.is_constant and len(a.shape) == 4)
         # Squeeze and excite: a feature map by one activation for each channel.
@@ -377,7 +433,8 @@ def _elementwise(op):
         _expect(
             whole or spread or gate,
             f"{op}: {a!r} and {b!r}; expected activations of one shape, or a constant that is a "
-            f"scalar or has one number for each channel, {list(channels)}",
+            f"scalar or has one number for each channel, {list(channels)}, or for each element of "
+            "a window, [1,t,D]",
         )
         return [a.shape]
 
@@ -424,9 +481,11 @@ def _reduce(op):
             return [(1, 1, *shape[2:])]
         if len(shape) == 4 and shape[:2] == (1, 1) and axes == [1, 2, 3] and keep == 0:
             return [(1,)]
+        if len(shape) == 3 and axes == [1] and keep == 0:
+            return [(shape[0], shape[2])]
         raise CompileError(
             f"{op}: axes {axes}, keepdims {keep} of an input of shape {shape}; expected axis 1 of "
-            "[1,C,H,W] with keepdims, or axes 1, 2, 3 of [1,1,H,W] without"
+            "[1,C,H,W] with keepdims, or axes 1, 2, 3 of [1,1,H,W] or axis 1 of [W,t,D] without"
         )
 
     return infer
@@ -437,6 +496,51 @@ def _resize(inputs, attrs):
     height, width = attrs["height"], attrs["width"]
     _expect(height >= 1 and width >= 1, f"resize_bilinear: the result would be {height}x{width}")
     return [(1, shape[1], height, width)]
+
+
+def _resize_nearest(inputs, attrs):
+    shape = _expect_map("resize_nearest", "x", inputs[0])
+    height, width = attrs["height"], attrs["width"]
+    _expect(height >= 1 and width >= 1, f"resize_nearest: the result would be {height}x{width}")
+    return [(1, shape[1], height, width)]
+
+
+def _reflection_pad2d(inputs, attrs):
+    shape = _expect_map("reflection_pad2d", "x", inputs[0])
+    top, left, bottom, right = attrs["pads"]
+    _expect(
+        min(attrs["pads"]) >= 0 and max(top, bottom) < shape[2] and max(left, right) < shape[3],
+        f"reflection_pad2d: pads are {attrs['pads']}, expected none below 0 and each smaller than "
+        f"the side of {shape} that it mirrors",
+    )
+    return [(1, shape[1], shape[2] + top + bottom, shape[3] + left + right)]
+
+
+def _halo_attention(inputs, attrs):
+    op = "halo_attention"
+    q, k, v, rows, columns = inputs
+    shape = _expect_map(op, "q", q)
+    block, halo, heads = attrs["block"], attrs["halo"], attrs["heads"]
+    _expect(
+        block >= 1 and halo >= 0 and heads >= 1 and attrs["legacy_mask"] in (0, 1),
+        f"{op}: block {block}, halo {halo}, heads {heads}, legacy_mask {attrs['legacy_mask']}; "
+        "expected block and heads of at least 1, halo of at least 0, legacy_mask 0 or 1",
+    )
+    _expect(
+        shape[2] % block == 0 and shape[3] % block == 0,
+        f"{op}: q has shape {shape}, expected a height and width divisible by block = {block}",
+    )
+    _expect_shape(op, "k", k, shape)
+    values = _expect_map(op, "v", v)[1]
+    _expect_shape(op, "v", v, (1, values, *shape[2:]))
+    _expect(
+        shape[1] % heads == 0 and values % heads == 0,
+        f"{op}: q {shape} and v {v.shape}; expected channels divisible by heads = {heads}",
+    )
+    table_shape = (2 * (block + 2 * halo) - 1, shape[1] // heads)
+    _expect_shape(op, "rows", rows, table_shape)
+    _expect_shape(op, "columns", columns, table_shape)
+    return [v.shape]
 
 
 def _tokens(inputs, attrs):
@@ -499,11 +603,15 @@ def _define(
     mixed: bool = False,
     **attrs: tuple | str,
 ) -> None:
-    """Enter an op; inputs as in "x weight:const bias:const?", a "?" marks an optional one."""
+    """Enter an op; inputs as in "x weight:const bias:const?", a "?" marks an optional one.
+
+    "index" instead of "const" makes it one of int32.
+    """
     parsed = []
     for word in inputs.split():
         bare, _, flags = word.rstrip("?").partition(":")
-        parsed.append(Input(bare, constant=flags == "const", optional=word.endswith("?")))
+        constant, index = flags in ("const", "index"), flags == "index"
+        parsed.append(Input(bare, constant, optional=word.endswith("?"), index=index))
     types = {
         key: Attr(*((value,) if isinstance(value, str) else value)) for key, value in attrs.items()
     }
@@ -532,6 +640,7 @@ _define(
 )
 _define("linear", "x weight:const bias:const? residual?", _linear, activation=("s", "none"))
 _define("attention", "q k v", _attention, mixed=True, heads=("i", 1), scale="f")
+_define("window_gather", "x index:index", _window_gather, mixed=True)
 _define("token_attention", "x weight:const bias:const?", _token_attention, scale="f")
 _define(
     "projector_attention",
@@ -548,21 +657,38 @@ _define(
 )
 _define("fuse_maps", f"{_SCORED} alpha_scale:const", _fuse_maps, mode="i", height="i", width="i")
 _define("gaussian_blur", "x kernel:const", _gaussian_blur)
+_define("gms_map", "a b", _gms_map, c="f")
+_define("calibrate_map", "x mean:const", _calibrate_map, mode="s")
 _define("layer_norm", "x gamma:const beta:const residual?", _layer_norm, eps=("f", 1e-5))
 _define("softmax", "x", _softmax)
 for _name in ("relu", "sigmoid", "silu", "gelu", "tanh", "sqrt", "exp", "abs", "square", "neg"):
     _define(_name, "x", _same)
-for _name in ("add", "sub", "mul", "div", "max", "min"):
+for _name in ARITHMETIC:
     _define(_name, "a b", _elementwise(_name))
 # Between feature maps and tokens nothing moves: both lie in memory pixel by pixel.
 _define("tokens", "x", _tokens)
 _define("feature_map", "x", _feature_map, height="i", width="i")
 _define("view", "x", _view, shape="i[]")
+# Channels are row, column, channel of a block: ONNX's mode DCR.
+_define("depth_to_space", "x", _depth_to_space, block="i")
 _define("concat", "", _concat, variadic=True, mixed=True, axis="i")
 _define("slice", "x", _slice, axis="i", start="i", end="i")
 for _name in ("reduce_mean", "reduce_sum", "reduce_max"):
     _define(_name, "x", _reduce(_name), axes="i[]", keepdims=("i", 1))
 _define("resize_bilinear", "x", _resize, height="i", width="i", align_corners=("i", 0))
+_define("resize_nearest", "x", _resize_nearest, height="i", width="i")
+_define("reflection_pad2d", "x", _reflection_pad2d, pads="i[4]")
+# Every block of queries reads the keys of the block and of a margin of `halo` around it.
+_define(
+    "halo_attention",
+    "q k v rows:const columns:const",
+    _halo_attention,
+    block="i",
+    halo="i",
+    heads=("i", 1),
+    scale="f",
+    legacy_mask=("i", 0),
+)
 
 # Inside the compiler only.
 _define("identity", "x", _same, engine=False)

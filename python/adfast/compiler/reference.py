@@ -169,10 +169,15 @@ def _linear(x, weight, bias, residual, activation):
 @_op
 def _attention(q, k, v, heads, scale):
     def split(x):
-        return x.reshape(x.shape[1], heads, -1).transpose(1, 0, 2)
+        return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
-    weights = _softmax_over(scale * split(q) @ split(k).transpose(0, 2, 1), -1)
-    return (weights @ split(v)).transpose(1, 0, 2).reshape(1, q.shape[1], -1)
+    weights = _softmax_over(scale * split(q) @ split(k).transpose(0, 1, 3, 2), -1)
+    return (weights @ split(v)).transpose(0, 2, 1, 3).reshape(*q.shape[:2], -1)
+
+
+@_op
+def _window_gather(x, index):
+    return x[0, index.astype(np.int64)]
 
 
 @_op
@@ -244,6 +249,32 @@ def _gaussian_blur(x, kernel):
 
 
 @_op
+def _gms_map(a, b, c):
+    def magnitude(x):
+        padded = np.pad(x[0], ((0, 0), (1, 1), (1, 1)), mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+        prewitt = np.array([[-1, 0, 1]] * 3) / 3
+        across, down = ((windows * kernel).sum(axis=(3, 4)) for kernel in (prewitt, prewitt.T))
+        return np.sqrt(across**2 + down**2)
+
+    ga, gb = magnitude(a), magnitude(b)
+    return 1 - ((2 * ga * gb + c) / (ga**2 + gb**2 + c)).mean(axis=0)[None, None]
+
+
+@_op
+def _calibrate_map(x, mean, mode):
+    return {"square": np.square, "absolute": np.abs}[mode](x - mean)
+
+
+@_op
+def _depth_to_space(x, block):
+    _, channels, height, width = x.shape
+    blocks = x.reshape(block, block, channels // block**2, height, width)
+    moved = blocks.transpose(2, 3, 0, 4, 1)
+    return moved.reshape(1, channels // block**2, height * block, width * block)
+
+
+@_op
 def _layer_norm(x, gamma, beta, residual, eps):
     centred = x - x.mean(axis=-1, keepdims=True)
     y = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + eps) * gamma + beta
@@ -297,6 +328,49 @@ def _resize_bilinear(x, height, width, align_corners):
 
     rows, columns = weights(x.shape[2], height), weights(x.shape[3], width)
     return np.einsum("yh,nchw,xw->ncyx", rows, x, columns, optimize=True).astype(x.dtype)
+
+
+@_op
+def _resize_nearest(x, height, width):
+    rows = np.arange(height) * x.shape[2] // height
+    columns = np.arange(width) * x.shape[3] // width
+    return x[:, :, rows[:, None], columns]
+
+
+@_op
+def _reflection_pad2d(x, pads):
+    top, left, bottom, right = pads
+    return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), mode="reflect")
+
+
+@_op
+def _halo_attention(q, k, v, rows, columns, block, halo, heads, scale, legacy_mask):
+    height, width = q.shape[2:]
+    side = block + 2 * halo
+    margin = ((0, 0), (0, 0), (halo, halo), (halo, halo))
+    queries = q.reshape(heads, -1, height, width)
+    keys, values = (np.pad(x.reshape(heads, -1, height, width), margin) for x in (k, v))
+    inside = np.pad(np.ones((1, 1, height, width), bool), margin)[0, 0]
+    # [query, key] along one axis: which row of the table belongs to their distance.
+    apart = np.arange(side) - np.arange(block)[:, None] + side - 1
+    y = np.empty((heads, values.shape[1], height, width), v.dtype)
+    for top, left in np.ndindex(height // block, width // block):
+        top, left = top * block, left * block
+        here = np.s_[..., top : top + block, left : left + block]
+        near = np.s_[..., top : top + side, left : left + side]
+        query = queries[here]
+        logits = np.einsum("hdij,hdkl->hijkl", query, keys[near], optimize=True)
+        logits += np.einsum("hdij,ikd->hijk", query, rows[apart])[..., None]
+        logits += np.einsum("hdij,jld->hijl", query, columns[apart])[:, :, :, None]
+        logits *= scale
+        if legacy_mask:
+            logits[..., inside[near]] = np.finfo(np.float32).min
+        else:
+            logits[..., ~inside[near]] = -np.inf
+        weights = _softmax_over(logits.reshape(heads, block, block, -1), -1)
+        value = values[near].reshape(heads, -1, side * side)
+        y[here] = np.einsum("hijk,hck->hcij", weights, value, optimize=True)
+    return y.reshape(v.shape)
 
 
 @_op

@@ -27,7 +27,7 @@ MAGIC = b"ADFPLAN\x1a"
 VERSION = 1
 OLDEST_READER = 1
 ALIGNMENT = 64
-FLOAT32 = 0
+FLOAT32, INT32 = 0, 1
 ACTIVATION, CONSTANT = 0, 1
 INT, FLOAT, STR, INTS, FLOATS = 1, 2, 3, 4, 5
 
@@ -163,7 +163,7 @@ class _Weights:
         self._places: dict[bytes, tuple[int, int]] = {}
 
     def place(self, array: np.ndarray) -> tuple[int, int]:
-        raw = np.asarray(array, dtype="<f4").tobytes()
+        raw = np.asarray(array, dtype="<i4" if array.dtype == np.int32 else "<f4").tobytes()
         digest = hashlib.sha256(raw).digest()
         if digest not in self._places:
             self.data += b"\0" * (_aligned(len(self.data)) - len(self.data))
@@ -184,7 +184,8 @@ def _graph(graph: Graph, weights: _Weights) -> bytes:
     for value in values:
         kind = CONSTANT if value.is_constant else ACTIVATION
         rank = len(value.shape)
-        out += _str(value.name) + struct.pack(f"<BBBB{rank}q", FLOAT32, kind, rank, 0, *value.shape)
+        element = INT32 if value.array is not None and value.array.dtype == np.int32 else FLOAT32
+        out += _str(value.name) + struct.pack(f"<BBBB{rank}q", element, kind, rank, 0, *value.shape)
         if value.array is not None:
             out += struct.pack("<QQ", *weights.place(value.array))
     out += struct.pack("<I", len(graph.nodes))

@@ -16,6 +16,7 @@ MODELS = {
     "adtr": "ADTR",
     "adtr_plus": "ADTRPlus",
     "saae": "SAAE",
+    "intra": "InTra",
     "haloae": "HaloAE",
 }
 

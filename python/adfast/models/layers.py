@@ -277,6 +277,27 @@ def calibrate_map(x: Tensor, mean: Tensor, mode: str) -> Tensor:
     return difference.square() if mode == "square" else difference.abs()
 
 
+def depth_to_space(x: Tensor, block: int) -> Tensor:
+    """Lay the channels of every cell out as block * block pixels.
+
+    Args:
+        x: [B, block * block * C, H, W], channels in the order row, column, C (ONNX's mode "DCR").
+        block: side of a cell in pixels.
+
+    Returns:
+        [B, C, H * block, W * block].
+    """
+    batch, channels, height, width = x.shape
+    shape = (batch, channels // block**2, height * block, width * block)
+    if torch.onnx.is_in_onnx_export():
+        attrs = {"blocksize": block, "mode": "DCR"}
+        return torch.onnx.ops.symbolic(
+            "::DepthToSpace", [x], attrs, dtype=torch.float32, shape=shape
+        )
+    x = x.unflatten(1, (block, block, -1)).permute(0, 3, 4, 1, 5, 2)
+    return x.reshape(shape)
+
+
 def halo_attention(
     q: Tensor,
     k: Tensor,

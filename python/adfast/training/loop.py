@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adfast.training.reporting import Reporter
+from adfast.training.resume import begun, ending
 from adfast.training.run import Run
 from adfast.training.settings import TrainSettings
 
@@ -22,8 +23,11 @@ def train(
 ) -> dict:
     """Train a model on good images and leave a run folder (see `adfast.training.checkpoint`).
 
+    Processes started by torchrun train together; see `adfast.training.ranks`.
+
     The order of the images follows from seed and epoch, and the state is saved after every epoch,
-    so a resumed training does what the uninterrupted one would have done.
+    so a resumed training does what the uninterrupted one would have done. One that has ended, with
+    its last epoch or for want of improvement, is left as it is.
 
     Args:
         settings: see `TrainSettings`.
@@ -40,25 +44,34 @@ def train(
         AdfastError: the run folder cannot be written or holds another training.
         KeyboardInterrupt: Ctrl-C came; the state is saved.
     """
-    run = Run(settings, Path(out), resume, report or Reporter())
+    out, report = Path(out), report or Reporter()
+    if resume and (out / "last.safetensors").is_file():
+        info = begun(settings, out)
+        if end := ending(settings, info, out):
+            report.message(end)
+            return info
+    run = Run(settings, out, resume, report)
     model, optimizer = run.model, run.optimizer
     with interruptible() as stop:
         for epoch in range(run.position["epoch"], settings.epochs):
+            if run.stalled():
+                break
             model.train()
             model.begin_epoch(epoch, settings.epochs)
-            for images, features in run.batches(run.order(epoch)):
+            for step in run.steps_of(epoch):
                 run.begin_step(epoch)
                 with run.autocast():
-                    loss = model.loss(images, features)
+                    loss = step.share * model.loss(step.images, step.features)
                 optimizer.zero_grad()
                 loss.backward()
+                loss, stopping = run.ranks.add_gradients(model, loss, stop.is_set())
                 optimizer.step()
-                run.end_step(len(images), loss.item())
-                if stop.is_set():
+                run.end_step(step.size, loss)
+                if stopping:
                     run.save_last()
                     raise KeyboardInterrupt
             run.end_epoch(epoch)
-            if stop.is_set():
+            if run.ranks.any(stop.is_set()):
                 raise KeyboardInterrupt
     return run.finish()
 

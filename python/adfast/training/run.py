@@ -9,6 +9,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,9 +20,32 @@ from adfast._version import __version__
 from adfast.data.folder import dataset_sha256, good_images, split_good
 from adfast.errors import AdfastError, ModelError
 from adfast.training import checkpoint
-from adfast.training.feed import Feed, available_memory
+from adfast.training.board import Board, writer_class
+from adfast.training.feed import WORKERS, Feed, available_memory
+from adfast.training.ranks import Ranks
 from adfast.training.reporting import Reporter
+from adfast.training.resume import begun as resume_info
+from adfast.training.resume import check as check_resume
+from adfast.training.resume import stalled
 from adfast.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Step:
+    """What this process computes of a step.
+
+    Attributes:
+        images: [B, 3, H, W], RGB in [0, 1].
+        features: frozen features of them where they are kept, else None.
+        share: of the step's images; 1 unless several processes train together.
+        size: images of the step in all processes.
+    """
+
+    images: Tensor
+    features: list[Tensor] | None
+    share: float
+    size: int
+
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -39,43 +63,34 @@ class Run:
     def __init__(self, settings: TrainSettings, out: Path, resume: bool, report: Reporter) -> None:
         self.settings, self.out, self.report = settings, out, report
         self.device = _device(settings.device)
+        self.ranks = Ranks(self.device)
+        self.first = self.ranks.rank == 0  # the one that writes
         self.precision = _precision(settings.precision, self.device)
         last = out / "last.safetensors"
-        resume = resume and last.is_file()
+        before = resume_info(settings, out) if resume and last.is_file() else None
         root = Path(settings.data)
         train_paths, validation_paths = split_good(
             good_images(root, settings.list_file), settings.fraction, settings.seed
         )
-        _check_out(out, resume)
-        for leftover in out.glob(".*.safetensors"):  # of a training killed while it wrote
-            leftover.unlink()
-        config = models.config_class(settings.model).from_dict(settings.config)
+        _check_out(out, before is not None)
+        if settings.tensorboard:
+            writer_class()  # or an error now
+        if self.first:
+            for leftover in out.glob(".*.safetensors"):  # of a training killed while it wrote
+                leftover.unlink()
+        # A resumed run has the config it settled on before its first epoch.
+        stated = before["config"] if before else settings.config
+        config = models.config_class(settings.model).from_dict(stated)
         torch.manual_seed(settings.seed)
         self.model, weights = models.model_class(settings.model).from_weights(
             config, settings.weights
         )
         self.model.to(self.device, memory_format=torch.channels_last)
         paths = train_paths + validation_paths
-        keep, keep_features = self._cache(len(paths))
-        config = self.model.config
-        self.feed = Feed(paths, config.resize, config.crop, keep=keep, report=report)
-        self.train_indices = torch.arange(len(train_paths))
-        self.validation_indices = torch.arange(len(train_paths), len(paths))
-        self.features = self._frozen_features() if keep_features else None
-        self.model.prepare(self._training_features())
-        self.model.to(self.device, memory_format=torch.channels_last)  # what it may have added
-        self.optimizer = OPTIMIZERS[settings.optimizer](
-            [p for p in self.model.parameters() if p.requires_grad],
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-        )
-        best = {"epoch": 0, "validation_loss": math.inf}
-        self.position = {"epoch": 0, "step": 0, "loss_sum": 0.0, "best": best}
-        self.history: list[dict] = []
         self.info = {
             "adfast": __version__,
             "model": settings.model,
-            "config": self.model.config.to_dict(),
+            "config": {},
             "training": {**settings.to_dict(), "precision": self.precision},
             "data": {
                 "root": str(root.resolve()),
@@ -90,15 +105,42 @@ class Run:
             },
             "finished": False,
         }
-        if resume:
+        if before:
+            check_resume(before, self.info, out)
+        keep, keep_features = self._cache(len(paths))
+        config = self.model.config
+        workers = WORKERS // self.ranks.local if settings.workers is None else settings.workers
+        self.feed = Feed(
+            paths, config.resize, config.crop, keep=keep, workers=workers, report=report
+        )
+        self.train_indices = torch.arange(len(train_paths))
+        self.validation_indices = torch.arange(len(train_paths), len(paths))
+        self.features = self._frozen_features() if keep_features else None
+        self.model.prepare(self._training_features())
+        self.model.to(self.device, memory_format=torch.channels_last)  # what it may have added
+        self.optimizer = OPTIMIZERS[settings.optimizer](
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+        )
+        best = {"epoch": 0, "validation_loss": math.inf}
+        self.position = {"epoch": 0, "step": 0, "loss_sum": 0.0, "best": best}
+        self.history: list[dict] = []
+        self.info["config"] = self.model.config.to_dict()
+        if before:
             self._resume(last)
-        checkpoint.write_json(out / "config.json", self.info)
+        self.ranks.copy_first(self.model)
+        if self.first:  # now that all have read the one before
+            checkpoint.write_json(out / "config.json", self.info)
         self.shown = len(train_paths) * self.model.visits  # images of an epoch
         self.steps = math.ceil(self.shown / settings.batch)  # per epoch
         per_epoch = self.shown + len(validation_paths)
         done = self.position["epoch"] * per_epoch + self.position["step"] * settings.batch
         report.phase("training", settings.epochs * per_epoch, done)
-        self.began = time.monotonic()
+        self.board: Board | None = None
+        if settings.tensorboard and self.first:
+            self.board = Board(out / "tensorboard", self.position["epoch"])
+        self.began, self.trained = time.monotonic(), 0
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[Tensor] | None]]:
         """Yield images and, where they are kept, frozen features of each index tensor in turn."""
@@ -108,20 +150,24 @@ class Run:
                 features = [f[indices].to(self.device) for f in self.features]
             yield images.to(self.device), features
 
-    def order(self, epoch: int) -> Sequence[Tensor]:
-        """Return the index tensors of the steps that are left of an epoch."""
+    def steps_of(self, epoch: int) -> Iterator[Step]:
+        """Yield what is left of an epoch."""
         self.report.title(f"epoch {epoch + 1}/{self.settings.epochs}")
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
         shuffled = torch.randperm(self.shown, generator=generator) % len(self.train_indices)
         batches = self.train_indices[shuffled].split(self.settings.batch)
-        return batches[self.position["step"] :]
+        left = batches[self.position["step"] :]
+        shares = [self.ranks.share(indices) for indices in left]
+        mine = self.batches([indices for indices, _ in shares])
+        for (images, features), (_, share), whole in zip(mine, shares, left, strict=True):
+            yield Step(images, features, share, len(whole))
 
     def begin_step(self, epoch: int) -> None:
         """Set the rate of the next step and the seed of its dropout."""
         self.optimizer.param_groups[0]["lr"] = self.learning_rate(epoch)
         # From its place in the training, so that a resumed one drops what it would have dropped.
         place = self.settings.seed * 1_000_003 + epoch * self.steps + self.position["step"]
-        torch.manual_seed(place % 2**63)
+        torch.manual_seed((place + self.ranks.rank * 0x9E3779B97F4A7C15) % 2**63)
 
     def learning_rate(self, epoch: int) -> float:
         """Return the rate of the next step; see `TrainSettings`."""
@@ -144,11 +190,14 @@ class Run:
             raise ModelError(f"loss is {loss}; lower --lr, or train with --precision f32")
         self.position["step"] += 1
         self.position["loss_sum"] += loss * images
+        self.trained += images
         seen = min(self.position["step"] * self.settings.batch, self.shown)
         self.report.advance(images, self.position["loss_sum"] / seen)
 
     def end_epoch(self, epoch: int) -> None:
         """Validate, and save the state and, if it is the best so far, the model."""
+        speed = self.trained / max(time.monotonic() - self.began, 1e-9)
+        self.ranks.copy_first(self.model)  # BatchNorm's statistics differ
         validation, concluded = self.validate()
         if not math.isfinite(validation):
             raise ModelError(f"validation loss is {validation}; lower --lr")
@@ -161,13 +210,17 @@ class Run:
             **concluded,
             "seconds": round(now - self.began, 3),
         }
-        self.began = now
+        self.began, self.trained = now, 0
         if validation < self.position["best"]["validation_loss"]:
             self.position["best"] = {"epoch": epoch + 1, "validation_loss": validation}
-            checkpoint.save_model(self.out / "best.safetensors", self.model)
+            if self.first:
+                checkpoint.save_model(self.out / "best.safetensors", self.model)
         self.history.append(record)
-        # Before `last`: after a kill in between, the epoch is done again and its line replaced.
-        checkpoint.write_history(self.out / "history.jsonl", self.history)
+        if self.first:
+            # Before `last`: after a kill in between, the epoch is done again, its line replaced.
+            checkpoint.write_history(self.out / "history.jsonl", self.history)
+        if self.board:
+            self.board.epoch(record, speed)
         self.position.update(epoch=epoch + 1, step=0, loss_sum=0.0)
         self.save_last()
         self.report.message(
@@ -175,10 +228,16 @@ class Run:
             f"validation {validation:.5g}, {record['seconds']:.1f} s"
         )
 
+    def stalled(self) -> bool:
+        """Whether validation has not improved for as many epochs as the settings wait."""
+        done, best = self.position["epoch"], self.position["best"]["epoch"]
+        return stalled(self.settings.patience, done, best)
+
     def save_last(self) -> None:
         """Save the state to resume from."""
-        path = self.out / "last.safetensors"
-        checkpoint.save_last(path, self.model, self.optimizer, self.position)
+        if self.first:
+            path = self.out / "last.safetensors"
+            checkpoint.save_last(path, self.model, self.optimizer, self.position)
 
     @torch.no_grad()
     def validate(self, *, exact: bool = False) -> tuple[float, dict]:
@@ -188,41 +247,58 @@ class Run:
         """
         self.model.eval()
         exact = exact and self.precision != "f32"
-        measured: dict[str, list[Tensor]] = {}
-        for images, features in self.batches(self.validation_indices.split(self.settings.batch)):
+        measured: dict[str, Tensor] = {}
+        count, size, rank = len(self.validation_indices), self.ranks.size, self.ranks.rank
+        batches = torch.arange(count).split(self.settings.batch)
+        # Whole batches to each rank: what a model draws at random for one is then always the same.
+        mine = batches[rank::size]
+        # A rank without one still has to learn what is measured.
+        todo = mine or batches[:1]
+        found_in = self.batches([self.validation_indices[rows] for rows in todo])
+        for k, (rows, (images, features)) in enumerate(zip(todo, found_in, strict=True)):
             with contextlib.nullcontext() if exact else self.autocast():
                 found = self.model.measure(images, None if exact else features)
             for name, values in found.items():
-                measured.setdefault(name, []).append(values)
-            self.report.advance(len(images))
-        whole = {name: torch.cat(values).double() for name, values in measured.items()}
-        return whole["loss"].mean().item(), self.model.conclude(whole)
+                shape = (count, *values.shape[1:])
+                whole = measured.setdefault(name, values.new_zeros(shape, dtype=torch.float64))
+                if mine:
+                    whole[rows] = values.double()
+            self.report.advance(sum(map(len, batches[k * size : (k + 1) * size])))
+        self.ranks.add(measured.values())
+        return measured["loss"].mean().item(), self.model.conclude(measured)
 
     def finish(self) -> dict:
         """Validate the best model in float32 and mark the run as finished."""
+        if self.board:
+            self.board.close()
         best = self.out / "best.safetensors"
-        checkpoint.load_model(best, self.model)
+        if self.first:
+            checkpoint.load_model(best, self.model)
+        self.ranks.copy_first(self.model)
         self.model.begin_epoch(self.position["best"]["epoch"] - 1, self.settings.epochs)
         self.report.phase("validating the best model", len(self.validation_indices))
         loss, concluded = self.validate(exact=True)
         self.report.close()
-        checkpoint.save_model(best, self.model)
+        done = self.position["epoch"]
+        early = done < self.settings.epochs
+        if early:
+            self.report.message(
+                f"stopped after epoch {done}: no better validation loss for "
+                f"{self.settings.patience} epochs"
+            )
         self.info.update(
             best={**self.position["best"], "validation_loss_f32": loss},
             **concluded,
+            stopped={"epoch": done, "patience": self.settings.patience} if early else None,
             finished=True,
         )
-        checkpoint.write_json(self.out / "config.json", self.info)
+        if self.first:
+            checkpoint.save_model(best, self.model)
+            checkpoint.write_json(self.out / "config.json", self.info)
+        self.ranks.any(False)  # none leaves while another still writes or listens
         return self.info
 
     def _resume(self, last: Path) -> None:
-        before = models.read_run_info(self.out)
-        for key in ("model", "config", "data", "weights"):
-            if before.get(key) != self.info[key]:
-                raise ModelError(
-                    f"cannot resume {self.out}: its {key} is not that of this training; "
-                    "use the same settings and images, or another --out"
-                )
         self.position = checkpoint.load_last(last, self.model, self.optimizer)
         history = checkpoint.read_history(self.out / "history.jsonl")
         self.history = [r for r in history if r["epoch"] <= self.position["epoch"]]
@@ -238,7 +314,7 @@ class Run:
             with torch.no_grad(), self.autocast():
                 sample = self.model.frozen_features(torch.zeros(1, 3, *crop, device=self.device))
         feature_bytes = images * sum(f.numel() * f.element_size() for f in sample)
-        free = available_memory() // 2
+        free = available_memory() // 2 // self.ranks.local
         keep = wish in ("images", "features") or (wish == "auto" and image_bytes <= free)
         keep_features = bool(sample) and (
             wish == "features" or (wish == "auto" and image_bytes + feature_bytes <= free)
@@ -246,10 +322,14 @@ class Run:
         total = keep * image_bytes + keep_features * feature_bytes
         what = "features and images" if keep_features else "images" if keep else "nothing"
         self.report.message(
-            f"{images} good images, {self.precision} on {self.device}, keeping {what} in memory"
+            f"{images} good images, {self.precision} on {self._where()}, keeping {what} in memory"
             + (f" ({total / 2**20:.0f} MiB)" if total else "; every epoch decodes anew")
         )
         return keep, keep_features
+
+    def _where(self) -> str:
+        size = self.ranks.size
+        return self.device if size == 1 else f"{self.device} in {size} processes"
 
     @torch.no_grad()
     def _frozen_features(self) -> list[Tensor]:

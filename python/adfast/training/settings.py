@@ -20,6 +20,7 @@ class TrainSettings:
         list_file: text file that lists the good training images; None takes all of train/good.
         weights: of the frozen backbone: a file, "hub" or "none".
         epochs: passes over the training images.
+        patience: stop when the validation loss has not improved for so many epochs; 0: never.
         batch: images per step.
         optimizer: "adam" (weight decay added to the gradient) or "adamw".
         lr: initial learning rate.
@@ -33,15 +34,19 @@ class TrainSettings:
         precision: "bf16" autocast, "f32", or "auto": bf16 where the processor computes in it.
         cache: what to keep in memory: "off", "images" (decoded and resized), "features" (images and
             the frozen backbone's features), or "auto": as much of that as fits.
+        workers: processes that decode images that are not kept in memory, for each process that
+            trains; 0: the training itself decodes. None: one per processor, at most 8.
         device: "cpu", "cuda", or "auto": CUDA where there is one.
+        tensorboard: write losses, rate and speed of every epoch to RUN/tensorboard.
     """
 
     model: str = "gtrans"
     config: dict = field(default_factory=dict)
     data: str = ""
     list_file: str | None = None
-    weights: str = "hub"
+    weights: str | None = None
     epochs: int | None = None
+    patience: int | None = None
     batch: int | None = None
     optimizer: str | None = None
     lr: float | None = None
@@ -49,20 +54,25 @@ class TrainSettings:
     lr_decay: float | None = None
     lr_drop: float | None = None
     weight_decay: float | None = None
-    fraction: float = 0.8
+    fraction: float | None = None
     seed: int = 0
     precision: str = "auto"
     cache: str = "auto"
+    workers: int | None = None
     device: str = "auto"
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, with an AdfastError that names the setting."""
         paper = recipe(self.model)
+        if self.weights is None:
+            object.__setattr__(self, "weights", paper.default_weights)
         for name, value in vars(self).items():
-            if value is None and name != "list_file":
+            if value is None and name not in ("list_file", "workers"):
                 object.__setattr__(self, name, getattr(paper, name))
         rules = {
             "epochs": (self.epochs >= 1, "at least 1"),
+            "patience": (self.patience >= 0, "0 (never stop early) or more"),
             "batch": (self.batch >= 1, "at least 1"),
             "optimizer": (self.optimizer in OPTIMIZERS, " or ".join(OPTIMIZERS)),
             "lr": (self.lr > 0, "positive"),
@@ -76,6 +86,7 @@ class TrainSettings:
                 self.cache in ("auto", "off", "images", "features"),
                 "auto, off, images or features",
             ),
+            "workers": (self.workers is None or self.workers >= 0, "at least 0"),
             "device": (self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
         }
         for name, (good, expected) in rules.items():

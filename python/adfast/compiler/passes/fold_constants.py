@@ -1,10 +1,16 @@
-"""Nodes that see constants only are computed now."""
+"""Nodes that see constants only are computed now, unless that would blow up the plan."""
 
 from __future__ import annotations
 
-from adfast.compiler import reference
-from adfast.compiler.graph import Graph, Value
+import math
+
+from adfast.compiler import ops, reference
+from adfast.compiler.graph import Graph, Node, Value
 from adfast.compiler.passes.common import array64
+
+# Bytes by which a folded result may exceed what it is made from (ours). A gather of positions for
+# every window of an image is a hundred times its table; the engine repeats it in no time.
+MAX_GROWTH = 4 << 20
 
 
 def fold_constants(graph: Graph) -> int:
@@ -16,6 +22,8 @@ def fold_constants(graph: Graph) -> int:
             continue
         if not all(_may_be_constant(graph, value) for value in node.outputs):
             continue
+        if ops.table[node.op].mixed and _growth(node) > MAX_GROWTH:
+            continue  # the engine takes constants here
         arrays = [None if value is None else array64(value) for value in node.inputs]
         for old, array in zip(node.outputs, reference.evaluate(node, arrays), strict=True):
             graph.replace(old, graph.constant(f"{old.name}.constant", array))
@@ -23,6 +31,13 @@ def fold_constants(graph: Graph) -> int:
         graph.remove(node)
         count += 1
     return count
+
+
+def _growth(node: Node) -> int:
+    def size(values: list[Value | None]) -> int:
+        return 4 * sum(math.prod(value.shape) for value in values if value is not None)
+
+    return size(node.outputs) - size(node.inputs)
 
 
 def _may_be_constant(graph: Graph, value: Value) -> bool:

@@ -1,0 +1,27 @@
+"""Showing how far a long step is. Libraries take a `Track` and never print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+#: track(items, what) yields the items and shows how many of them are done.
+Track = Callable[[Sequence[Any], str], Iterable[Any]]
+
+
+def silent(items: Sequence[Any], what: str) -> Iterable[Any]:
+    """Show nothing."""
+    return items
+
+
+def bar(items: Sequence[Any], what: str) -> Iterable[Any]:
+    """Show a bar on a terminal that has rich; a log needs none."""
+    if sys.stderr.isatty():
+        try:
+            from rich.console import Console
+            from rich.progress import track
+        except ImportError:
+            return items
+        return track(items, what, console=Console(stderr=True), transient=True)
+    return items
