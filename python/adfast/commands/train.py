@@ -74,7 +74,7 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     if recipe.default_weights == "none":
         place = "none"
     add("--weights", metavar=place, help=recipe.weights)
-    quick = ", ".join(f"--{_dashed(key)} {_typed(value)}" for key, value in recipe.quick.items())
+    quick = ", ".join(f"--{_dashed(key)} {_as_typed(value)}" for key, value in recipe.quick.items())
     add("--quick", action="store_true", help=f"for small machines: {quick}, unless given")
     # What the recipe knows is None until it is resolved: typed, else --quick's, else the paper's.
     if recipe.size:
@@ -144,7 +144,7 @@ def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _typed(value) -> str:
+def _as_typed(value) -> str:
     """Write a value as a person would type it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
