@@ -22,6 +22,11 @@ COMMANDS = (
         "train a model on a folder of good images",
         "adfast train gtrans --data data/screws --weights resnet34.safetensors --out runs/screws",
     ),
+    (
+        "cifar10",
+        "make one-class data sets from CIFAR-10's published files",
+        "adfast cifar10 cifar-10-batches-bin --normal cat --out data/cat",
+    ),
     ("export", "write a trained model as ONNX", "adfast export runs/screws -o screws.onnx"),
     (
         "build",

@@ -17,6 +17,9 @@ example:
   adfast train adtr --data parts/ --out runs/adtr
   adfast train --out runs/parts --resume          # after a kill or Ctrl-C, same settings
 
+all categories of a data set, MVTEC/<category>/train/good, each into its folder of RUNS:
+  adfast train adtr --data MVTEC --out RUNS       # again with --resume: what is left
+
 several processes, one per GPU, or on the CPU (every step's images are shared among them, so --batch
 stays the whole batch; BatchNorm's statistics are those of the first):
   torchrun --nproc-per-node 2 -m adfast train adtr --data parts/ --out runs/adtr
@@ -70,12 +73,27 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     add = parser.add_argument
     add("--data", metavar="DIR", help="folder with train/good")
     add("--list", metavar="FILE", help="train on these images of DATA only: one path per line")
+    if recipe.labelled:
+        add(
+            "--labelled",
+            metavar="DIR",
+            help="learn from these anomalies too: DIR/test/<defect>/*.png and, unless --labels "
+            "image, DIR/ground_truth/<defect>/<name>_mask.png. They must not be images that are "
+            "tested on later",
+        )
     place = "FILE|hub|none" if recipe.size else "RUN"
     if recipe.default_weights == "none":
         place = "none"
     add("--weights", metavar=place, help=recipe.weights)
     quick = ", ".join(f"--{_dashed(key)} {_as_typed(value)}" for key, value in recipe.quick.items())
     add("--quick", action="store_true", help=f"for small machines: {quick}, unless given")
+    if recipe.cifar10:
+        add(
+            "--cifar10",
+            action="store_true",
+            help="the paper's model for CIFAR-10 (adfast cifar10 makes its data sets): --size 32 "
+            f"--grid 8 --upsample no --batch {recipe.cifar10['batch']}, unless given",
+        )
     # What the recipe knows is None until it is resolved: typed, else --quick's, else the paper's.
     if recipe.size:
         _add_sizes(parser, recipe)
@@ -170,13 +188,15 @@ def run(args: argparse.Namespace) -> int:
         raise ArgumentError("[train] --out is missing: the run folder to write")
     try:
         from adfast.training import TrainSettings, train
+        from adfast.training.categories import categories, train_all
         from adfast.training.ranks import rank
         from adfast.training.reporting import Reporter, RichReporter
 
         report = RichReporter() if rank() == 0 else Reporter()
     except ImportError as error:
         raise AdfastError(f'training needs {error.name}; pip install "adfast[train]"') from error
-    if resume:
+    full = args.model is not None and args.data is not None
+    if resume and not (full and not os.path.isfile(os.path.join(out, "config.json"))):
         settings = _resumed(out, args)
     elif args.model is None:
         raise ArgumentError(f"[train] the model is missing: one of {', '.join(RECIPES)}")
@@ -184,8 +204,12 @@ def run(args: argparse.Namespace) -> int:
         raise ArgumentError("[train] --data is missing: the folder with train/good")
     else:
         settings = TrainSettings(**_settings(args, RECIPES[args.model]))
+    many = categories(settings.data)
     try:
-        info = train(settings, out, resume=resume, report=report)
+        if many:
+            infos = train_all(settings, out, resume=resume, report=report)
+        else:
+            infos = {"": train(settings, out, resume=resume, report=report)}
     except AdfastError as error:
         if rank() == 0:
             raise
@@ -194,19 +218,31 @@ def run(args: argparse.Namespace) -> int:
         if rank() > 0:
             return 130
         saved = os.path.isfile(os.path.join(out, "last.safetensors"))
-        hint = f"go on with: adfast train --out {out} --resume"
-        print(f"interrupted; {hint if saved else 'nothing was saved yet'}", file=sys.stderr)
+        hint = (
+            f"go on with: adfast train --out {out} --resume" if saved else "nothing was saved yet"
+        )
+        if many:
+            hint = "go on with the same command and --resume"
+        print(f"interrupted; {hint}", file=sys.stderr)
         return 130
     finally:
         report.close()
     if rank() > 0:
         return 0
-    best = info["best"]
-    print(
-        f"{out}: best epoch {best['epoch']}, validation loss {best['validation_loss']:.5g}; "
-        f"next: adfast build {out} -o model.plan"
-    )
-    return 0
+    for name, info in infos.items():
+        run = os.path.join(out, name) if name else out
+        if isinstance(info, AdfastError):
+            print(f"{run}: failed: {info}")
+            continue
+        best = info["best"]
+        print(
+            f"{run}: best epoch {best['epoch']}, validation loss {best['validation_loss']:.5g}"
+            + ("" if many else f"; next: adfast build {out} -o model.plan")
+        )
+    failed = sum(isinstance(info, AdfastError) for info in infos.values())
+    if many:
+        print(f"{len(many) - failed} of {len(many)} categories trained")
+    return 1 if failed else 0
 
 
 # Fields of TrainSettings that are options of the same name.
@@ -227,7 +263,10 @@ def _settings(args: argparse.Namespace, recipe: Recipe) -> dict:
 
 def _given(args: argparse.Namespace, recipe: Recipe) -> dict:
     given = {key: value for key, value in vars(args).items() if value is not None}
-    return {**recipe.quick, **given} if args.quick else given
+    presets = recipe.quick if args.quick else {}
+    if getattr(args, "cifar10", False):
+        presets = {**presets, **recipe.cifar10}
+    return {**presets, **given}
 
 
 def _typed(args: argparse.Namespace, recipe: Recipe) -> dict:
@@ -241,7 +280,12 @@ def _typed(args: argparse.Namespace, recipe: Recipe) -> dict:
     }
     settings = {name: given[name] for name in FIELDS if name in given}
     # Absolute, so that --resume works from any folder.
-    for option, name in (("weights", "weights"), ("data", "data"), ("list", "list_file")):
+    for option, name in (
+        ("weights", "weights"),
+        ("data", "data"),
+        ("list", "list_file"),
+        ("labelled",) * 2,
+    ):
         if option in given:
             word = given[option]
             settings[name] = word if word in ("hub", "none") else os.path.abspath(word)

@@ -1,8 +1,8 @@
 """ADTR+: ADTR adapted to available anomalies (You et al., section 3.3).
 
 A trained ADTR is trained on: good images pull the reconstruction towards the features, as before,
-and anomalies push it away from them. The anomalies are confetti on good images. At inference it is
-ADTR.
+and anomalies push it away from them. The anomalies are confetti on good images, images that the
+user has labelled, or both. At inference it is ADTR.
 
 Equation numbers are the paper's. "Ours" marks what the paper leaves open.
 """
@@ -32,13 +32,16 @@ class ADTRPlusConfig(ADTRConfig):
         labels: what is known of an anomaly, "pixel" (eq. 7) or "image" (eq. 9).
         alpha: weight of pushing.
         top: largest values of phi that stand for an image, k of eq. 8; all of a smaller grid.
-        anomalies: share of the images of a batch that get confetti (ours).
+        anomalies: share of the good images of a batch that get confetti (ours); 0 with labelled
+            images only.
+        labelled_share: share of a batch that are labelled images, if there are any (ours).
     """
 
     labels: str = "pixel"
     alpha: float = 0.003
     top: int = 20
     anomalies: float = 0.5
+    labelled_share: float = 0.25
 
     name = "adtr_plus"
 
@@ -50,13 +53,16 @@ class ADTRPlusConfig(ADTRConfig):
                 "labels": (self.labels in ("pixel", "image"), "pixel or image"),
                 "alpha": (self.alpha > 0, "positive"),
                 "top": (self.top >= 1, "at least 1"),
-                "anomalies": (0 < self.anomalies < 1, "between 0 and 1"),
+                "anomalies": (0 <= self.anomalies < 1, "at least 0 and below 1"),
+                "labelled_share": (0 < self.labelled_share < 1, "between 0 and 1"),
             }
         )
 
 
 class ADTRPlus(ADTR):
     """ADTR with the losses for labelled anomalies; see `ADTR` and `ADTRPlusConfig`."""
+
+    takes_labelled = True
 
     @classmethod
     def from_weights(cls, config: ADTRPlusConfig, weights: str) -> tuple[ADTRPlus, dict]:
@@ -113,6 +119,20 @@ class ADTRPlus(ADTR):
             f[chosen] = f_noisy.to(f.dtype)
             # A token is anomalous where any of its pixels is (ours).
             labels[chosen] = F.adaptive_max_pool2d(masks.float(), self.config.grid)
+        return self._losses(f, labels)
+
+    def labelled_losses(self, image: Tensor, labels: Tensor) -> Tensor:
+        """Eq. 7 or 9 per image: [B], float32.
+
+        Args:
+            image: [B, 3, H, W], RGB in [0, 1], anomalous.
+            labels: [B, 1, *grid], 1 where a token is anomalous; all 1 where only the image is known
+                to be.
+        """
+        (f,) = self.frozen_features(image)
+        return self._losses(f, labels)
+
+    def _losses(self, f: Tensor, labels: Tensor) -> Tensor:
         phi = pseudo_huber(f.float() - self.reconstruction(f).float())
         labels = labels.flatten(1)
         if self.config.labels == "pixel":

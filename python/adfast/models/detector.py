@@ -81,12 +81,16 @@ class Detector(nn.Module):
             until it is settled, and a method `uncalibrated_map` (image [B, 3, H, W] to
             [B, 1, h, w]): the map whose mean over the *training* images is `mean_map`.
             `models.load_run` settles it.
+        takes_labelled: the model learns from images with known anomalies too. It has a method
+            `labelled_losses(image [B, 3, H, W], labels [B, 1, *config.grid]) -> [B]`, and its
+            config has `labels`, "pixel" if it needs masks, and `labelled_share`, of a batch.
     """
 
     frozen: tuple[str, ...] = ()
     keeps_features: bool = True
     visits: int = 1
     has_mean_map: bool = False
+    takes_labelled: bool = False
 
     def __init__(self, config) -> None:
         super().__init__()

@@ -62,7 +62,9 @@ class Recipe:
         options: further options.
         weights: what --weights takes.
         default_weights: what it is where it is not given.
+        labelled: whether it learns from images with known anomalies too.
         quick: what --quick changes: option names and values, for machines without a GPU.
+        cifar10: what --cifar10 changes, alike: the paper's model for CIFAR-10, if it has one.
     """
 
     paper: str
@@ -81,7 +83,9 @@ class Recipe:
     options: tuple[Option, ...] = ()
     weights: str = BACKBONE_WEIGHTS
     default_weights: str = "hub"
+    labelled: bool = False
     quick: dict[str, Any] = field(default_factory=dict)
+    cifar10: dict[str, Any] = field(default_factory=dict)
 
     def resize_for(self, size: int) -> int:
         """Return the side to stretch to for a crop: as the paper, else in proportion."""
@@ -191,6 +195,8 @@ RECIPES = {
             Option("dropout", 0.1, "in training", type=float, metavar="SHARE"),
         ),
         quick={"backbone": "resnet18", "size": 128, "batch": 8, "epochs": 60},
+        # The appendix: a map of 8x8, which is the output stride 4, and larger batches.
+        cifar10={"size": 32, "grid": [8, 8], "upsample": "no", "batch": 128},
     ),
     # Section 4.1.2.
     "saae": Recipe(
@@ -412,11 +418,19 @@ RECIPES = {
             Option(
                 "anomalies",
                 0.5,
-                "share of the images that get confetti",
+                "share of the good images that get confetti; 0 with --labelled only",
                 type=float,
                 metavar="SHARE",
             ),
+            Option(
+                "labelled_share",
+                0.25,
+                "share of a batch that are --labelled images",
+                float,
+                "SHARE",
+            ),
         ),
+        labelled=True,
         weights="the run folder of a trained adtr to start from",
         quick={"batch": 8, "epochs": 20},
     ),

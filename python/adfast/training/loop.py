@@ -62,6 +62,8 @@ def train(
                 run.begin_step(epoch)
                 with run.autocast():
                     loss = step.share * model.loss(step.images, step.features)
+                    for images, labels, share in step.labelled:
+                        loss = loss + share * model.labelled_losses(images, labels).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 loss, stopping = run.ranks.add_gradients(model, loss, stop.is_set())

@@ -40,8 +40,8 @@ def begun(settings: TrainSettings, out: Path) -> dict:
 def check(before: dict, now: dict, out: Path) -> None:
     """Compare "data" and "weights" of a run with those of now; a ModelError says what differs."""
     theirs, ours = before.get("data") or {}, now["data"]
-    for key in ("root", "train", "validation", "sha256"):
-        if theirs.get(key) != ours[key]:
+    for key in ("root", "train", "validation", "sha256", "labelled"):
+        if theirs.get(key) != ours.get(key):
             changed = "the bytes of its images" if key == "sha256" else f"its {key}"
             _refuse(out, "data", [f"{changed} changed"])
     if before.get("weights") != now["weights"]:

@@ -22,6 +22,7 @@ from adfast.errors import AdfastError, ModelError
 from adfast.training import checkpoint
 from adfast.training.board import Board, writer_class
 from adfast.training.feed import WORKERS, Feed, available_memory
+from adfast.training.labelled import Labelled, anomalies, tested_with
 from adfast.training.ranks import Ranks
 from adfast.training.reporting import Reporter
 from adfast.training.resume import begun as resume_info
@@ -37,14 +38,18 @@ class Step:
     Attributes:
         images: [B, 3, H, W], RGB in [0, 1].
         features: frozen features of them where they are kept, else None.
-        share: of the step's images; 1 unless several processes train together.
-        size: images of the step in all processes.
+        share: of the step's images; 1 unless several processes train together, or some images are
+            labelled.
+        size: good images of the step in all processes.
+        labelled: if there are any in this process's part, one entry: images of known anomalies,
+            their labels, and their share of the step.
     """
 
     images: Tensor
     features: list[Tensor] | None
     share: float
     size: int
+    labelled: Sequence[tuple[Tensor, Tensor, float]] = ()
 
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -105,8 +110,15 @@ class Run:
             },
             "finished": False,
         }
+        if settings.labelled:
+            self.info["data"]["labelled"] = self._labelled_info(Path(settings.labelled), root)
         if before:
             check_resume(before, self.info, out)
+        self.labelled, self.labelled_batch = self._labelled(), 0
+        if self.labelled:  # images of a step, at least one of each kind
+            wish = round(self.model.config.labelled_share * settings.batch)
+            self.labelled_batch = min(max(1, wish), max(1, settings.batch - 1))
+        self.batch = max(1, settings.batch - self.labelled_batch)  # good images of a step
         keep, keep_features = self._cache(len(paths))
         config = self.model.config
         workers = WORKERS // self.ranks.local if settings.workers is None else settings.workers
@@ -133,9 +145,9 @@ class Run:
         if self.first:  # now that all have read the one before
             checkpoint.write_json(out / "config.json", self.info)
         self.shown = len(train_paths) * self.model.visits  # images of an epoch
-        self.steps = math.ceil(self.shown / settings.batch)  # per epoch
+        self.steps = math.ceil(self.shown / self.batch)  # per epoch
         per_epoch = self.shown + len(validation_paths)
-        done = self.position["epoch"] * per_epoch + self.position["step"] * settings.batch
+        done = self.position["epoch"] * per_epoch + self.position["step"] * self.batch
         report.phase("training", settings.epochs * per_epoch, done)
         self.board: Board | None = None
         if settings.tensorboard and self.first:
@@ -155,19 +167,36 @@ class Run:
         self.report.title(f"epoch {epoch + 1}/{self.settings.epochs}")
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
         shuffled = torch.randperm(self.shown, generator=generator) % len(self.train_indices)
-        batches = self.train_indices[shuffled].split(self.settings.batch)
+        batches = self.train_indices[shuffled].split(self.batch)
         left = batches[self.position["step"] :]
         shares = [self.ranks.share(indices) for indices in left]
         mine = self.batches([indices for indices, _ in shares])
         for (images, features), (_, share), whole in zip(mine, shares, left, strict=True):
-            yield Step(images, features, share, len(whole))
+            if not self.labelled:
+                yield Step(images, features, share, len(whole))
+                continue
+            place = self._place(epoch)
+            drawn = self.labelled.draw(
+                self.labelled_batch, torch.Generator().manual_seed(place % 2**63)
+            )
+            chosen, part = self.ranks.share(drawn)
+            anomalous = self.labelled_batch / (self.labelled_batch + self.batch)
+            labelled = (
+                self.labelled.images[chosen].to(self.device),
+                self.labelled.labels[chosen].to(self.device),
+                part * anomalous,
+            )
+            yield Step(images, features, share * (1 - anomalous), len(whole), [labelled])
 
     def begin_step(self, epoch: int) -> None:
         """Set the rate of the next step and the seed of its dropout."""
         self.optimizer.param_groups[0]["lr"] = self.learning_rate(epoch)
         # From its place in the training, so that a resumed one drops what it would have dropped.
-        place = self.settings.seed * 1_000_003 + epoch * self.steps + self.position["step"]
-        torch.manual_seed((place + self.ranks.rank * 0x9E3779B97F4A7C15) % 2**63)
+        torch.manual_seed((self._place(epoch) + self.ranks.rank * 0x9E3779B97F4A7C15) % 2**63)
+
+    def _place(self, epoch: int) -> int:
+        """Return a number of the next step, for what it draws at random."""
+        return self.settings.seed * 1_000_003 + epoch * self.steps + self.position["step"]
 
     def learning_rate(self, epoch: int) -> float:
         """Return the rate of the next step; see `TrainSettings`."""
@@ -191,7 +220,7 @@ class Run:
         self.position["step"] += 1
         self.position["loss_sum"] += loss * images
         self.trained += images
-        seen = min(self.position["step"] * self.settings.batch, self.shown)
+        seen = min(self.position["step"] * self.batch, self.shown)
         self.report.advance(images, self.position["loss_sum"] / seen)
 
     def end_epoch(self, epoch: int) -> None:
@@ -265,7 +294,22 @@ class Run:
                     whole[rows] = values.double()
             self.report.advance(sum(map(len, batches[k * size : (k + 1) * size])))
         self.ranks.add(measured.values())
-        return measured["loss"].mean().item(), self.model.conclude(measured)
+        loss = measured["loss"].mean().item()
+        if self.labelled:
+            anomalous = self.labelled_batch / (self.labelled_batch + self.batch)
+            loss = (1 - anomalous) * loss + anomalous * self._labelled_loss(exact)
+        return loss, self.model.conclude(measured)
+
+    def _labelled_loss(self, exact: bool) -> float:
+        """Return the mean loss of the labelled images that are not trained on."""
+        losses = []
+        for chosen in self.labelled.held.split(self.settings.batch):
+            with contextlib.nullcontext() if exact else self.autocast():
+                images, labels = self.labelled.images[chosen], self.labelled.labels[chosen]
+                losses.append(
+                    self.model.labelled_losses(images.to(self.device), labels.to(self.device))
+                )
+        return torch.cat(losses).double().mean().item()
 
     def finish(self) -> dict:
         """Validate the best model in float32 and mark the run as finished."""
@@ -326,6 +370,44 @@ class Run:
             + (f" ({total / 2**20:.0f} MiB)" if total else "; every epoch decodes anew")
         )
         return keep, keep_features
+
+    def _labelled_info(self, folder: Path, data: Path) -> dict:
+        """Describe the labelled images for config.json; say if they are test images too."""
+        if not self.model.takes_labelled:
+            raise ModelError(f"{self.settings.model} does not learn from labelled images")
+        paths = [path for path, _ in anomalies(folder)]
+        tested = tested_with(data, paths)
+        if tested:
+            self.report.message(
+                f"warning: {tested} of the {len(paths)} labelled images are test images of {data}: "
+                "what is trained on must not be tested on (adfast eval --list leaves them out)"
+            )
+        return {
+            "root": str(folder.resolve()),
+            "images": [path.relative_to(folder).as_posix() for path in paths],
+            "sha256": dataset_sha256(folder, paths),
+            "in_test_set": tested,
+        }
+
+    def _labelled(self) -> Labelled | None:
+        settings, config = self.settings, self.model.config
+        if settings.labelled is None:
+            if self.model.takes_labelled and config.anomalies == 0:
+                raise ModelError(
+                    f"[{settings.model}] anomalies is 0 and there are no labelled images: nothing "
+                    "to learn from; give --labelled DIR, or a share of confetti"
+                )
+            return None
+        return Labelled(
+            settings.labelled,
+            masks=config.labels == "pixel",
+            resize=config.resize,
+            crop=config.crop,
+            grid=config.grid,
+            fraction=settings.fraction,
+            seed=settings.seed,
+            report=self.report,
+        )
 
     def _where(self) -> str:
         size = self.ranks.size

@@ -18,6 +18,8 @@ class TrainSettings:
         config: fields of the model's config that differ from its defaults.
         data: folder in the MVTec layout.
         list_file: text file that lists the good training images; None takes all of train/good.
+        labelled: folder with images of known anomalies, test/<defect> and ground_truth/<defect>,
+            for models that learn from them; not those that will be tested on.
         weights: of the frozen backbone: a file, "hub" or "none".
         epochs: passes over the training images.
         patience: stop when the validation loss has not improved for so many epochs; 0: never.
@@ -44,6 +46,7 @@ class TrainSettings:
     config: dict = field(default_factory=dict)
     data: str = ""
     list_file: str | None = None
+    labelled: str | None = None
     weights: str | None = None
     epochs: int | None = None
     patience: int | None = None
@@ -68,7 +71,7 @@ class TrainSettings:
         if self.weights is None:
             object.__setattr__(self, "weights", paper.default_weights)
         for name, value in vars(self).items():
-            if value is None and name not in ("list_file", "workers"):
+            if value is None and name not in ("list_file", "labelled", "workers"):
                 object.__setattr__(self, name, getattr(paper, name))
         rules = {
             "epochs": (self.epochs >= 1, "at least 1"),
