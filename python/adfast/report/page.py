@@ -36,8 +36,9 @@ th:first-child, td:first-child, .facts td { text-align: left; }
   color: var(--dim); white-space: nowrap; }
 td small { display: block; color: var(--dim); white-space: nowrap; }
 tr.whole td { font-weight: 600; } tr.whole small { font-weight: 400; }
-.tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; }
-.tile { background: var(--soft); border-radius: .5rem; padding: .7rem 1.1rem; min-width: 7.5rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); gap: .8rem;
+  margin: 1rem 0; }
+.tile { background: var(--soft); border-radius: .5rem; padding: .7rem 1rem; }
 .tile b { display: block; font-size: 1.45rem; font-weight: 600; } .tile span { color: var(--dim); }
 .tile small { display: block; color: var(--dim); }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr));
@@ -53,8 +54,7 @@ svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--dim); font: 12px system-ui, sans-serif; }
 svg text.title { fill: var(--text); font-weight: 600; font-size: 13px; }
 .wide, pre { overflow-x: auto; }
-@media (max-width: 40rem) { body { margin: 1.2rem auto; padding: 0 .8rem; }
-  .tile { min-width: 0; flex: 1 1 40%; padding: .5rem .8rem; } }
+@media (max-width: 40rem) { body { margin: 1.2rem auto; padding: 0 .8rem; } }
 @media print { :root { color-scheme: light; --line: #ccc; --soft: #fff; --text: #000; --dim: #444;
   --page: #fff; --blue: #1f6fc4; --red: #d2542c; --good: #26804a; --bad: #c82d28; }
   body { font-size: 10.5px; margin: 0; max-width: none; padding: 0; }
