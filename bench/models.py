@@ -17,7 +17,10 @@ MODELS = {
     "GTrans-R34": ("gtrans", {"backbone": "resnet34", **_SCALES}),
     "GTrans-WR50": ("gtrans", {"backbone": "wide_resnet50_2", **_SCALES}),
     "ADTR": ("adtr", {}),
+    "ADTR+": ("adtr_plus", {}),
+    "InTra": ("intra", {}),
     "SAAE": ("saae", {"width": 120}),
+    "HaloAE": ("haloae", {}),
 }
 
 

@@ -233,7 +233,7 @@ def describe(calibration: Mapping[str, Any]) -> list[str]:
     get = calibration.get
     text = f"threshold {get('threshold'):.6g}"
     if "rule" in calibration:
-        ends = [f"{get(k):.6g}" if k in calibration else None for k in
+        ends = [f"{get(k):.4g}" if k in calibration else None for k in
                 ("threshold.low", "threshold.high")]  # fmt: skip
         between = f"{ends[0] or 'no lower end'} to {ends[1] or 'no upper end: too few images'}"
         text += f", {100 * get('level'):g} % interval {between}"

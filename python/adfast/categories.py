@@ -67,26 +67,30 @@ def groups(categories: Iterable[str]) -> dict[str, list[str]]:
     return made | {"mean of all": names}
 
 
+def having(results: dict[str, dict[str, Any]], names: Iterable[str], metric: str) -> list[str]:
+    """Return those categories that have a metric: pixel metrics need masks."""
+    return [name for name in names if results[name]["metrics"][metric] is not None]
+
+
 def averages(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Average evaluations -> per group {"categories", "metrics", "intervals", "of"}.
 
-    A metric is averaged over the categories that have it ("of" says how many: pixel metrics need
-    masks). The interval of a mean takes the categories for independent and their figures for
-    normally distributed: its half width is the root of the summed squares of theirs, divided by
-    their number.
+    A metric is averaged over the categories that have it ("of" says how many). The interval of a
+    mean takes the categories for independent and their figures for normally distributed: its half
+    width is the root of the summed squares of theirs, divided by their number.
     """
     made = {}
     for title, names in groups(results).items():
         entry: dict[str, Any] = {"categories": names, "metrics": {}, "intervals": {}, "of": {}}
         for metric in AVERAGED:
-            having = [name for name in names if results[name]["metrics"][metric] is not None]
-            values = [results[name]["metrics"][metric] for name in having]
-            entry["of"][metric] = len(having)
-            entry["metrics"][metric] = float(np.mean(values)) if having else None
-            ends = [results[name]["intervals"].get(metric) for name in having]
-            if having and all(ends):
+            measured = having(results, names, metric)
+            values = [results[name]["metrics"][metric] for name in measured]
+            entry["of"][metric] = len(measured)
+            entry["metrics"][metric] = float(np.mean(values)) if measured else None
+            ends = [results[name]["intervals"].get(metric) for name in measured]
+            if measured and all(ends):
                 low, high = np.array(ends).T
-                mean, count = entry["metrics"][metric], len(having)
+                mean, count = entry["metrics"][metric], len(measured)
                 down = float(np.sqrt(np.square(values - low).sum())) / count
                 up = float(np.sqrt(np.square(high - values).sum())) / count
                 entry["intervals"][metric] = [max(0.0, mean - down), min(1.0, mean + up)]

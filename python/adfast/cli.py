@@ -47,7 +47,9 @@ COMMANDS = (
     (
         "eval",
         "measure on labelled images: AUROC, AUPRO, F1-max, verdicts",
-        "adfast eval screws.plan --data data/screws --out report",
+        "adfast eval screws.plan --data data/screws --out report\n"
+        "  adfast eval runs/screws --data data/screws --resamples 0\n"
+        "  adfast eval plans/ --data data/mvtec --out report",
     ),
     (
         "bench",

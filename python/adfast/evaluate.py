@@ -25,6 +25,7 @@ import numpy as np
 from adfast import metrics
 from adfast.benchmark import summarize
 from adfast.bootstrap import Bootstrap, image_intervals, pixel_intervals
+from adfast.calibrate import clopper_pearson
 from adfast.curves import PixelHistograms, roc
 from adfast.data.folder import test_set
 from adfast.errors import DataError, FrameError
@@ -206,8 +207,10 @@ def _summary(rows: list[Row], threshold: float | None) -> dict[str, Any]:
             "threshold": float(threshold),
             "false_alarms": false_alarms,
             "false_alarm_rate": false_alarms / good.size,
+            "false_alarm_interval": list(clopper_pearson(false_alarms, good.size)),
             "misses": misses,
             "miss_rate": misses / _defects(rows),
+            "miss_interval": list(clopper_pearson(misses, _defects(rows))),
         }
         operating = [verdicts["false_alarm_rate"], 1 - verdicts["miss_rate"]]
     latency = summarize(np.array([row.latency_ms for row in rows]))

@@ -185,6 +185,9 @@ def test_eval_measures_every_class_and_gives_intervals(engine, data, capsys):
         assert curve["points"][0] == [0, 0] and curve["points"][-1] == [1, 1]
     alarms = result["verdicts"]["false_alarm_rate"], 1 - result["verdicts"]["miss_rate"]
     assert result["curves"]["roc"]["operating"] == list(alarms)
+    for rate in ("false_alarm", "miss"):
+        low, high = result["verdicts"][f"{rate}_interval"]
+        assert 0 <= low <= result["verdicts"][f"{rate}_rate"] <= high <= 1
     assert cli.main(words) == 0
     assert " to " in capsys.readouterr().out
     assert cli.main([*words[:-1], "0", "--json"]) == 0

@@ -294,6 +294,20 @@ def test_the_index_and_the_mean_map_must_be_constants(call, what):
         import_onnx(proto)
 
 
+@pytest.mark.parametrize("legacy", [0, 1])
+def test_halo_attention_is_one_node_and_means_its_body(legacy):
+    call = f"adfast.HaloAttention<block=3, halo=1, heads=2, scale=0.6, legacy_mask={legacy}>"
+    proto = model(
+        "g (float[N,8,6,9] q, float[N,8,6,9] k, float[N,6,6,9] v) => (float[N,6,6,9] y) "
+        f"{{ y = {call}(q, k, v, rows, columns) }}",
+        rows=floats(9, 4),
+        columns=floats(9, 4, seed=1),
+    )
+    append_functions(proto)
+    graph = imported_equals_onnx(proto)
+    assert [node.op for node in graph.nodes] == ["halo_attention"]
+
+
 def test_shape_arithmetic_leaves_nothing_but_the_activations():
     graph = import_onnx(CASES["shape_arithmetic"])
     assert {node.op for node in graph.nodes} <= {"reshape", "transpose", "relu"}

@@ -29,6 +29,7 @@ struct Op {
   size_t min_inputs, max_inputs, outputs;
   // Operand types, the last one repeated (none: any); results follow `result`.
   std::vector<OperandType> operands;
+  // as_read: features where every reader takes them, else f32.
   enum class Result { features, f32, as_first, as_read, sum, product } result;
   std::unique_ptr<Operator> (*make)(const OperatorRequest&, const Device&);
   int optional = -1;     // an input below min_inputs that may be absent

@@ -16,7 +16,7 @@ from adfast._version import __version__
 from adfast.benchmark import machine
 from adfast.bootstrap import Bootstrap
 from adfast.calibrate import describe
-from adfast.categories import averages, find_categories, find_models
+from adfast.categories import averages, find_categories, find_models, having
 from adfast.commands.selftest import add_engine_arguments
 from adfast.errors import ArgumentError, DataError
 from adfast.images import refuse
@@ -304,7 +304,7 @@ def category_lines(document: dict[str, Any]) -> list[str]:
     papers: dict[str, dict[str, float]] = {}
     for metric in columns:
         for each in published.find(models, metric):
-            value = each.over(whole["categories"])
+            value = each.over(having(document["categories"], whole["categories"], metric))
             if value is not None:
                 papers.setdefault(each.name, {})[metric] = value
     for name, values in papers.items():

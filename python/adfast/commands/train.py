@@ -85,7 +85,7 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     if recipe.default_weights == "none":
         place = "none"
     add("--weights", metavar=place, help=recipe.weights)
-    quick = ", ".join(f"--{key} {value}" for key, value in recipe.quick.items())
+    quick = ", ".join(f"--{_dashed(key)} {_as_typed(value)}" for key, value in recipe.quick.items())
     add("--quick", action="store_true", help=f"for small machines: {quick}, unless given")
     if recipe.cifar10:
         add(
@@ -99,7 +99,7 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         _add_sizes(parser, recipe)
     for option in recipe.options:
         add(
-            f"--{option.name.replace('_', '-')}",
+            f"--{_dashed(option.name)}",
             type=None if option.choices else _reader(option.type),
             metavar=option.metavar,
             choices=option.choices,
@@ -156,6 +156,15 @@ def _schedule(recipe: Recipe) -> str:
         dropped = round(recipe.lr_drop * recipe.epochs)
         return f"times {recipe.lr_decay:g} after {dropped} epochs"
     return "constant"
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _as_typed(value) -> str:
+    """Write a value as a person would type it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _reader(read):

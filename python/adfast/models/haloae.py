@@ -161,8 +161,8 @@ class HaloAEConfig(Config):
         self.check_frame(smallest=STRIDE * self.head_filter)
         border, step = STRIDE * (self.head_filter - 1), STRIDE * self.block
         good = all(side > border and (side - border) % step == 0 for side in self.crop)
-        blocks = max(1, round((min(self.crop) - border) / step))
-        near = ", ".join(str(border + step * max(1, n)) for n in (blocks, blocks + 1))
+        blocks = max(1, (min(self.crop) - border) // step)
+        near = ", ".join(str(border + step * n) for n in (blocks, blocks + 1))
         self.check(
             {
                 "crop": (
@@ -476,8 +476,8 @@ def classification_losses(verdicts: Tensor) -> Tensor:
 def reconstruction_losses(x: Tensor, x_hat: Tensor, peak: Tensor, config: HaloAEConfig) -> Tensor:
     """Eq. 2 or 3 per image: [B].
 
-    Means over pixels and channels stand for the sums (ours): so both terms and eq. 1 are of one
-    size whatever the image's.
+    The mean over the pixels stands for their sum, and SSIM's term is also one over the channels
+    (ours): so the loss does not grow with the image, and eq. 1 is not lost beside it.
 
     Args:
         x: what was to be reconstructed [B, C, H, W].
@@ -486,4 +486,6 @@ def reconstruction_losses(x: Tensor, x_hat: Tensor, peak: Tensor, config: HaloAE
         config: see `HaloAEConfig`.
     """
     similarity = ssim_map(x / peak, x_hat / peak, config.ssim_size, config.ssim_sigma)
-    return ((x - x_hat).square() + 1 - similarity).mean(dim=(1, 2, 3))
+    # vector_norm has a gradient (zero) where both are equal; sqrt has none.
+    distance = torch.linalg.vector_norm(x - x_hat, dim=1)
+    return distance.mean(dim=(1, 2)) + 1 - similarity.mean(dim=(1, 2, 3))

@@ -61,8 +61,8 @@ class Recipe:
         fraction: share of the good images that is trained on.
         options: further options.
         weights: what --weights takes.
-        labelled: whether it learns from images with known anomalies too.
         default_weights: what it is where it is not given.
+        labelled: whether it learns from images with known anomalies too.
         quick: what --quick changes: option names and values, for machines without a GPU.
         cifar10: what --cifar10 changes, alike: the paper's model for CIFAR-10, if it has one.
     """
@@ -82,8 +82,8 @@ class Recipe:
     fraction: float = 0.8
     options: tuple[Option, ...] = ()
     weights: str = BACKBONE_WEIGHTS
-    labelled: bool = False
     default_weights: str = "hub"
+    labelled: bool = False
     quick: dict[str, Any] = field(default_factory=dict)
     cifar10: dict[str, Any] = field(default_factory=dict)
 
@@ -340,6 +340,27 @@ RECIPES = {
                 type=whole_numbers,
                 metavar="N,N,N,N",
             ),
+            Option(
+                "heads",
+                "4,8,8,8",
+                "of the attention of the encoder's stages",
+                type=whole_numbers,
+                metavar="N,N,N,N",
+            ),
+            Option(
+                "decoder_heads",
+                "4,8,8,8,8",
+                "of the attention of the decoder's stages",
+                type=whole_numbers,
+                metavar="N,N,N,N,N",
+            ),
+            Option(
+                "image_widths",
+                "128,64,32,16",
+                "channels between the convolutions that reconstruct the image",
+                type=whole_numbers,
+                metavar="N,N,N,N",
+            ),
             Option("block", 12, "side of a block of the attention", int, "N"),
             Option("halo", 2, "pixels around a block that it sees", int, "N"),
             Option(
@@ -359,13 +380,17 @@ RECIPES = {
         ),
         quick={
             "backbone": "vgg11",
-            "layers": [1, 2, 3, 4],
-            "head_width": 64,
-            "widths": [64, 48, 32, 16],
-            "decoder_widths": [16, 32, 48, 64],
+            "layers": [1, 2, 3],
+            "head_width": 48,
+            "widths": [48, 32, 24, 16],
+            "decoder_widths": [16, 24, 32, 48],
+            "heads": [2, 2, 2, 2],
+            "decoder_heads": [2, 2, 2, 2, 2],
+            "image_widths": [32, 32, 16, 16],
+            "block": 6,
             "size": 112,
             "batch": 8,
-            "epochs": 60,
+            "epochs": 50,
         },
     ),
     # Section 4.2: the same optimizer, from a trained ADTR.

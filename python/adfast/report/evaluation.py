@@ -63,7 +63,6 @@ def provenance_parts(result: dict[str, Any]) -> list[Html]:
                 "computed by": ", ".join(f"{k} {v}" for k, v in engine.items() if k != "adfast"),
                 "data set": made["data"],
                 "list of images": made["list"],
-                "threshold": made["threshold"] and "; ".join(made["threshold"]),
                 "adfast": made["adfast"],
                 "machine": ", ".join(f"{k} {v}" for k, v in machine.items()),
                 "made": made["created"],
@@ -97,10 +96,15 @@ def _summary(result: dict[str, Any]) -> list[Html]:
         paragraph(
             f"At the plan's threshold {overlay.number(verdicts['threshold'])}: "
             f"{verdicts['false_alarms']} false alarms among {images['good']} good images "
-            f"({percent(verdicts['false_alarm_rate'])} %), {verdicts['misses']} misses among "
-            f"{images['defective']} defective ones ({percent(verdicts['miss_rate'])} %)."
+            f"({percent(verdicts['false_alarm_rate'])} %, interval "
+            f"{interval(verdicts['false_alarm_interval'])}), {verdicts['misses']} misses among "
+            f"{images['defective']} defective ones ({percent(verdicts['miss_rate'])} %, interval "
+            f"{interval(verdicts['miss_interval'])})."
         )
     )
+    made = result.get("provenance", {}).get("threshold")
+    if made:
+        parts.append(paragraph(f"The plan says: {'; '.join(made)}.", dim=True))
     return parts
 
 
@@ -198,7 +202,10 @@ def _gallery(engine: Any, root: Path, result: dict[str, Any], gallery: int) -> l
                     dim=True,
                 )
             )
-        parts.append(cards(_example(engine, root, row) for row in chosen[:gallery]))
+        outside = set(result["pixels"]["empty_masks"])
+        parts.append(
+            cards(_example(engine, root, row, row["image"] in outside) for row in chosen[:gallery])
+        )
     return parts
 
 
@@ -225,18 +232,21 @@ def _method(result: dict[str, Any]) -> list[Html]:
                 f"pixel AUROC by at most {100 * off['pixel_auroc']:.2g} and an AUPRO by at most "
                 f"{100 * off['aupro']:.2g} percentage points."
             )
+        if result["verdicts"]:
+            text += " Those of the false-alarm and miss rates are exact (Clopper and Pearson)."
         parts.append(paragraph(text))
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in spent.items())
     return [*parts, paragraph(f"Time: {took}.", dim=True)]
 
 
-def _example(engine: Any, root: Path, row: dict[str, Any]) -> Html:
+def _example(engine: Any, root: Path, row: dict[str, Any], outside: bool) -> Html:
     path = root / row["image"]
     frame = read_image(path)
     truth = None
     if row["mask"]:
         truth = read_mask(root / row["mask"], frame.shape[:2])
-    return result_figure(frame, engine.predict(frame), row["image"], row["defective"], truth)
+    name = row["image"] + (" (no defect in the inspected part)" if outside else "")
+    return result_figure(frame, engine.predict(frame), name, row["defective"], truth)
 
 
 def result_figure(

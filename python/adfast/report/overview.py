@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from adfast import published
+from adfast.categories import having
 from adfast.report import charts
 from adfast.report.evaluation import METRICS
 from adfast.report.page import Html, heading, interval, link, paragraph, percent, table, tiles
+
+#: Metrics that papers give, each with a table of its own.
+_BESIDE = ("image_auroc", "pixel_auroc", "aupro")
 
 
 def overview_parts(document: dict[str, Any], pages: dict[str, str]) -> list[Html]:
@@ -44,7 +48,8 @@ def overview_parts(document: dict[str, Any], pages: dict[str, str]) -> list[Html
             paragraph(f"Without masks, so without pixel figures: {', '.join(bare)}.", dim=True)
         )
     models = {found["engine"]["model"] for found in results.values()}
-    for metric in ("image_auroc", "pixel_auroc", "aupro"):
+    parts += [_charts(results, means), paragraph("Dashed: the mean of all.", dim=True)]
+    for metric in _BESIDE:
         parts += [heading(METRICS[metric]), *_beside(results, means, pages, metric, models)]
     parts += [heading("Verdicts and time"), _verdicts(results)]
     parts.append(
@@ -72,7 +77,8 @@ def _beside(
         rows.append([link(pages[name], name), own, *theirs])
     for title, found in means.items():
         own = (percent(found["metrics"][metric]), interval(found["intervals"].get(metric)))
-        theirs = (_figure(each.over(found["categories"])) for each in papers)
+        measured = having(results, found["categories"], metric)
+        theirs = (_figure(each.over(measured)) for each in papers)
         rows.append([title, own, *theirs])
     header = ["category", "here", *(f"{each.name}, published" for each in papers)]
     parts = [table(header, rows, whole=len(means))]
@@ -85,16 +91,20 @@ def _beside(
                 dim=True,
             )
         )
-    shown = [
-        (name, found["metrics"][metric], found["intervals"].get(metric))
-        for name, found in results.items()
-        if found["metrics"][metric] is not None
-    ]
-    if len(shown) > 1:
-        mean = means["mean of all"]["metrics"][metric]
-        drawn = charts.intervals(f"{METRICS[metric]} by category; dashed: mean", shown, mean)
-        parts.append(charts.charts([drawn]))
     return parts
+
+
+def _charts(results: dict[str, Any], means: dict[str, Any]) -> Html:
+    drawn = []
+    for metric in _BESIDE:
+        shown = [
+            (name, results[name]["metrics"][metric], results[name]["intervals"].get(metric))
+            for name in having(results, results, metric)
+        ]
+        if len(shown) > 1:
+            mean = means["mean of all"]["metrics"][metric]
+            drawn.append(charts.intervals(METRICS[metric], shown, mean))
+    return charts.charts(drawn)
 
 
 def _figure(value: float | None) -> str:

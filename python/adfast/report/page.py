@@ -37,28 +37,27 @@ th:first-child, td:first-child, .facts td { text-align: left; }
 td small { display: block; color: var(--dim); white-space: nowrap; }
 tr.whole td { font-weight: 600; } tr.whole small { font-weight: 400; }
 .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; }
-.tile { background: var(--soft); border-radius: .5rem; padding: .7rem 1.1rem; min-width: 7.5rem; }
+.tile { background: var(--soft); border-radius: .5rem; padding: .7rem 1rem; flex: 1 1 8rem;
+  max-width: 14rem; }
 .tile b { display: block; font-size: 1.45rem; font-weight: 600; } .tile span { color: var(--dim); }
 .tile small { display: block; color: var(--dim); }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr));
-  gap: 1.1rem; margin: .8rem 0; align-items: start; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr));
-  gap: 1.1rem; }
+.charts, .cards { display: flex; flex-wrap: wrap; gap: 1.1rem; margin: .8rem 0;
+  align-items: flex-start; }
+.charts svg, .cards figure { flex: 1 1 20rem; max-width: 23rem; min-width: 0; }
 figure { margin: 0; background: var(--soft); border-radius: .5rem; overflow: hidden; }
 figure div { display: flex; } figure img { flex: 1 1 0; min-width: 0; width: 100%; display: block; }
 figcaption { padding: .45rem .8rem .6rem; font-size: .9rem; overflow-wrap: anywhere; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
 .wrong { color: var(--wrong); font-weight: 600; }
-svg { width: 100%; height: auto; display: block; }
+svg { height: auto; display: block; }
 svg text { fill: var(--dim); font: 12px system-ui, sans-serif; }
 svg text.title { fill: var(--text); font-weight: 600; font-size: 13px; }
 .wide, pre { overflow-x: auto; }
-@media (max-width: 40rem) { body { margin: 1.2rem auto; padding: 0 .8rem; }
-  .tile { min-width: 0; flex: 1 1 40%; padding: .5rem .8rem; } }
+@media (max-width: 40rem) { body { margin: 1.2rem auto; padding: 0 .8rem; } }
 @media print { :root { color-scheme: light; --line: #ccc; --soft: #fff; --text: #000; --dim: #444;
   --page: #fff; --blue: #1f6fc4; --red: #d2542c; --good: #26804a; --bad: #c82d28; }
   body { font-size: 10.5px; margin: 0; max-width: none; padding: 0; }
-  .cards, .charts { grid-template-columns: 1fr 1fr; } h2 { break-after: avoid; }
+  .charts svg, .cards figure { flex: 0 0 47%; max-width: none; } h2 { break-after: avoid; }
   figure, svg, tr, .tile { break-inside: avoid; } .tile { border: 1px solid var(--line); }
   figure { border: 1px solid var(--line); } .wide, pre { overflow: visible; } }
 """
