@@ -59,7 +59,7 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     if recipe.default_weights == "none":
         place = "none"
     add("--weights", metavar=place, default=recipe.default_weights, help=recipe.weights)
-    quick = ", ".join(f"--{key} {value}" for key, value in recipe.quick.items())
+    quick = ", ".join(f"--{k.replace('_', '-')} {v}" for k, v in recipe.quick.items())
     add("--quick", action="store_true", help=f"for small machines: {quick}, unless given")
     # What the recipe knows is None until it is resolved: typed, else --quick's, else the paper's.
     if recipe.size:
