@@ -18,6 +18,7 @@ MODELS = {
     "GTrans-WR50": ("gtrans", {"backbone": "wide_resnet50_2", **_SCALES}),
     "ADTR": ("adtr", {}),
     "SAAE": ("saae", {"width": 120}),
+    "HaloAE": ("haloae", {}),
 }
 
 
