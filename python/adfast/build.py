@@ -49,6 +49,8 @@ FAIL_ABOVE = 1e-3
 # bf16 is taken by itself only when it ranks images as f32 does and its maps stay close.
 MIN_SPEARMAN = 0.99
 MAX_BF16_MAP_ERROR = 0.05
+# A threshold of the largest F1 that calls more good images anomalous is warned about.
+F1_FPR_WARNING = 0.1
 
 Log = Callable[[str], None]
 
@@ -479,6 +481,12 @@ def _calibrate(made: _Source, engine: Any, say: Log, track: Track) -> dict[str, 
         table |= {f"labelled.{name}": value for name, value in seen.items()}
     for line in describe(table):
         say("  " + line)
+    if good.max_fpr is None and limit.expected_fpr > F1_FPR_WARNING:
+        say(
+            f"warning: at the largest F1, {100 * limit.expected_fpr:.0f} % of the labelled good "
+            "images are called anomalous (F1 counts misses against the share of defective images, "
+            f"here {100 * labels.mean():.0f} %); --max-fpr RATE bounds them"
+        )
     return table
 
 

@@ -168,6 +168,17 @@ def test_a_threshold_from_labelled_images(onnx_file, labelled, tmp_path, inner):
     assert any("figures on these images are not a test" in line for line in said)
 
 
+def test_labelled_images_that_score_alike_are_warned_about(onnx_file, good, tmp_path):
+    for label in ("good", "stain"):
+        (tmp_path / label).mkdir()
+        for file in sorted(good.iterdir())[:3]:
+            (tmp_path / label / file.name).write_bytes(file.read_bytes())
+    said = []
+    build(onnx_file, tmp_path / "a.plan", precision="f32", threshold_from=tmp_path, log=said.append)
+    (warning,) = [line for line in said if line.startswith("warning")]
+    assert "100 % of the labelled good images" in warning and "here 50 %" in warning
+
+
 def test_labelled_images_with_a_rate(onnx_file, good, labelled, tmp_path):
     arguments = {"precision": "f32", "threshold_from": labelled, "calibrate": good}
     table = build(onnx_file, tmp_path / "a.plan", max_fpr=0.1, **arguments)["calibration"]

@@ -477,6 +477,13 @@ def test_other_scales():
         assert torch.equal(model.uncalibrated_map(image), expected)
 
 
+def test_an_untrained_model_paints_grey():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        painted = InTra(InTraConfig(**TINY)).reconstruct(rand(1, 3, 32, 48))
+    assert (painted - 0.5).abs().mean() < 0.05
+
+
 def test_the_model_by_name_and_its_weights():
     model = models.create("intra", TINY)
     assert isinstance(model, InTra) and model.frozen_features(rand(1, 3, 32, 48)) == []

@@ -55,7 +55,7 @@ def test_every_model_has_a_recipe_and_the_recipe_its_config():
                 assert value == option.default and value in option.choices
             elif isinstance(option.default, (int, float)):
                 assert value == option.default
-        known = {option.name for option in recipe.options} | {"size", "batch", "epochs"}
+        known = {option.name for option in recipe.options} | {"size", "batch", "epochs", "lr"}
         assert recipe.quick.keys() <= known
 
 

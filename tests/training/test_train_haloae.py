@@ -49,12 +49,12 @@ def test_a_run_has_its_mean_map(data, whole):
     assert model.mean_map.min() > 0
 
 
-def test_it_learns_to_reconstruct_features(whole):
-    history = [json.loads(line) for line in (whole / "history.jsonl").read_text().splitlines()]
-    losses = [record["validation_loss"] for record in history]
-    assert losses[-1] < losses[0]
-    best = json.loads((whole / "config.json").read_text())["best"]
-    assert best["validation_loss"] == min(losses)
+def test_it_learns_to_reconstruct_features(data, tmp_path):
+    """By validation, which the changing weights of the losses do not touch."""
+    train(settings(data, **{**TINY, "epochs": 12, "lr": 5e-3}), tmp_path / "run")
+    text = (tmp_path / "run" / "history.jsonl").read_text()
+    losses = [json.loads(line)["validation_loss"] for line in text.splitlines()]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.parametrize("cache", ["off", "features"])

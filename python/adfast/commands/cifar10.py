@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `adfast cifar10`; returns the exit status."""
-    from adfast.commands.build import _track
     from adfast.data import cifar
+    from adfast.progress import bar
 
     names, training, test = cifar.read(args.folder)
     for batch in (*training, test):
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             out,
             anomalies=args.anomalies,
             seed=args.seed,
-            track=_track,
+            track=bar,
         )
         good = counts.pop("train/good"), counts.pop("test/good")
         print(

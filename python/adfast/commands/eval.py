@@ -269,9 +269,11 @@ def lines(result: dict[str, Any]) -> list[str]:
         out.append(
             f"at the plan's threshold {number(verdicts['threshold'])}: "
             f"{verdicts['false_alarms']} false alarms in {images['good']} good images "
-            f"({percent(verdicts['false_alarm_rate'])} %), "
+            f"({percent(verdicts['false_alarm_rate'])} %, interval "
+            f"{report.interval(verdicts['false_alarm_interval'])}), "
             f"{verdicts['misses']} misses in {images['defective']} defective ones "
-            f"({percent(verdicts['miss_rate'])} %)"
+            f"({percent(verdicts['miss_rate'])} %, interval "
+            f"{report.interval(verdicts['miss_interval'])})"
         )
     latency = result["latency_ms"]
     tails = [f"{key} {latency[key]:.2f}" for key in ("p90", "p99") if latency[key] is not None]

@@ -27,10 +27,10 @@ def run(args: argparse.Namespace) -> int:
     from adfast.errors import AdfastError
 
     try:
-        from adfast.commands.build import _track
         from adfast.export import export_onnx
+        from adfast.progress import bar
 
-        path = export_onnx(args.run, args.output, track=_track)
+        path = export_onnx(args.run, args.output, track=bar)
     except ImportError as error:
         raise AdfastError(f'export needs {error.name}; pip install "adfast[train]"') from error
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")

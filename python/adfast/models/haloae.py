@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from adfast.data.cutpaste import RECTANGLE, SCAR, color_jitter, cutpaste
 from adfast.models import layers
@@ -201,8 +202,12 @@ class HaloAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Let x [B, C, H, W] attend to itself."""
-        q, k, v = self.query(x), self.key(x), self.value(x)
-        read = layers.halo_attention(q, k, v, self.rows, self.columns, *self.options)
+        inputs = self.query(x), self.key(x), self.value(x), self.rows, self.columns
+        if self.training:
+            # Computed again when its gradient is: to keep all weights would take gigabytes.
+            read = checkpoint(layers.halo_attention, *inputs, *self.options, use_reentrant=False)
+        else:
+            read = layers.halo_attention(*inputs, *self.options)
         return self.output(read)
 
 

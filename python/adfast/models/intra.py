@@ -332,7 +332,17 @@ class InTra(Detector):
             self.register_buffer(f"gaussian{i}", kernel, persistent=False)
         self.register_buffer("mean_map", torch.zeros(1, 1, *config.crop), persistent=False)
         self._index_windows()
+        self._begin()
         self.train(False)
+
+    def _begin(self) -> None:
+        """Set the weights a training begins with (ours: ViT's, and patches painted grey)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.constant_(self.output.bias, 0.5)
 
     @classmethod
     def from_weights(cls, config: InTraConfig, weights: str) -> tuple[InTra, dict]:

@@ -298,7 +298,19 @@ RECIPES = {
         ),
         weights="none: this model is trained from scratch. default: none",
         default_weights="none",
-        quick={"size": 128, "width": 128, "blocks": 5, "heads": 4, "batch": 8, "epochs": 40},
+        quick={
+            "size": 128,
+            "patch": 8,
+            "window": 5,
+            "width": 96,
+            "blocks": 5,
+            "heads": 4,
+            "epoch_windows": 32,
+            "augment": "no",
+            "lr": 2e-3,
+            "batch": 4,
+            "epochs": 30,
+        },
     ),
     # Section 4.1.
     "haloae": Recipe(
