@@ -135,7 +135,7 @@ def build(
     _check_writable(output)
     good = _good_images(Path(source), calibrate, threshold_from, max_fpr, say)
     with tempfile.TemporaryDirectory(prefix="adfast-") as scratch:
-        made = _open(Path(source), Path(scratch), good, passes_off, say)
+        made = _open(Path(source), Path(scratch), good, passes_off, say, track)
         provisional = Path(scratch) / "provisional.plan"
         compiled = made.compiled
         write_plan(provisional, compiled.graph, compiled.fields, {}, Golden(), {}, {})
@@ -232,7 +232,9 @@ def labelled_images(folder: str | os.PathLike[str]) -> list[tuple[Path, bool]]:
     return found
 
 
-def _open(source: Path, scratch: Path, good: _Good, passes_off: Sequence[str], say: Log) -> _Source:
+def _open(
+    source: Path, scratch: Path, good: _Good, passes_off: Sequence[str], say: Log, track: Track
+) -> _Source:
     def compiled(path: Path, name: str) -> Compiled:
         say(f"compiling {name}")
         result = compile_onnx(
@@ -245,7 +247,7 @@ def _open(source: Path, scratch: Path, good: _Good, passes_off: Sequence[str], s
         from adfast.export import export_onnx, provenance
         from adfast.models import load_run
 
-        model, info = load_run(source)
+        model, info = load_run(source, track=track, log=say)
         model = model.eval()
         name = source.resolve().name
         say(f"exporting {name}")

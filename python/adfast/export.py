@@ -56,7 +56,7 @@ def to_onnx(model, info: dict):
         import torch
     except ImportError as error:
         raise ModelError(f'export needs {error.name}; pip install "adfast[train]"') from error
-    from adfast.onnx_functions import OPSET, append_functions
+    from adfast.onnx_functions import DOMAIN, OPSET, append_functions
 
     model = model.eval()
     # Two images: a batch of one would be taken for a constant.
@@ -82,6 +82,9 @@ def to_onnx(model, info: dict):
     finally:
         logger.setLevel(level)
     proto = program.model_proto
+    if not any(node.domain == DOMAIN for node in proto.graph.node):
+        # The exporter traces again in its own way, without a word, where it could not trace a call.
+        raise ModelError("cannot export the model to ONNX: its adfast functions were not traced")
     _name_by_module(proto.graph)
     graph = proto.graph
     # What the tracer notes beside each node names source files of this machine.

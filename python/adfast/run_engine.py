@@ -17,17 +17,22 @@ from adfast import parity
 from adfast._version import __version__
 from adfast.engine import Result
 from adfast.errors import ArgumentError, FrameError
+from adfast.progress import Track, silent
 
 
 class RunEngine:
     """Has the `predict`, `warmup` and `info` of `adfast.Engine`; there is no threshold."""
 
-    def __init__(self, run: str | os.PathLike[str], threads: int = 0) -> None:
+    def __init__(
+        self, run: str | os.PathLike[str], threads: int = 0, track: Track = silent
+    ) -> None:
         """Load the best checkpoint of a run.
 
         Args:
             run: the folder `adfast train --out` wrote.
             threads: threads of PyTorch, in this whole process; 0 leaves them as they are.
+            track: shows the progress of a mean map that is not there yet, see
+                `adfast.models.load_run`.
 
         Raises:
             ModelError: the folder is no run, or its checkpoint does not fit.
@@ -40,7 +45,7 @@ class RunEngine:
             raise ArgumentError(f"[run] threads is {threads}, expected 0 or more")
         if threads:
             torch.set_num_threads(threads)
-        model, self._run = load_run(run)
+        model, self._run = load_run(run, track=track)
         self._path = os.fspath(run)
         self._config = model.config
         self._answer = parity.from_run(model.eval())

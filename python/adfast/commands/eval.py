@@ -174,7 +174,7 @@ def load_engine(args: argparse.Namespace) -> Any:
             raise ArgumentError(f"{args.model} is a training run: it is evaluated in f32")
         from adfast.run_engine import RunEngine
 
-        return RunEngine(args.model, args.threads)
+        return RunEngine(args.model, args.threads, bar)
     import adfast
 
     precision = None if args.precision == "auto" else args.precision

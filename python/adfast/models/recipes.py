@@ -401,6 +401,7 @@ RECIPES = {
             "image_widths": [32, 32, 16, 16],
             "block": 6,
             "size": 112,
+            "lr": 1e-3,
             "batch": 8,
             "epochs": 50,
         },
