@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from adfast import _core
+from adfast._native import _core
 from adfast._version import __version__
 from adfast.errors import ArgumentError, FrameError, PlanError
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 import adfast
 
+SPINS = "GOMP_SPINCOUNT"
 FRAME = np.random.default_rng(9).integers(0, 256, (45, 37, 3), dtype=np.uint8)
 
 
@@ -201,3 +204,15 @@ def test_info_and_repr(engine):
     info = engine.info
     assert info["model"] == "tiny" and info["map_size"] == (16, 16)
     assert "tiny" in repr(engine)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1000"), ("77", "77")])
+def test_threads_spin_briefly_unless_told_otherwise(given, expected):
+    """The setting is OpenMP's when it is loaded with adfast, and nobody else's afterwards."""
+    environment = {k: v for k, v in os.environ.items() if k not in (SPINS, "OMP_WAIT_POLICY")}
+    environment |= {"OMP_DISPLAY_ENV": "verbose"} | ({SPINS: given} if given else {})
+    program = f"import os, adfast; print(os.environ.get({SPINS!r}))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(given)
+    assert f"{SPINS} = '{expected}'" in done.stderr
