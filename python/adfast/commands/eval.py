@@ -248,13 +248,13 @@ def lines(result: dict[str, Any]) -> list[str]:
             "are left out of the pixel metrics"
         )
     out.append("")
-    header = f"{'class':<16}{'images':>7}{'image AUROC':>21}{'AP':>7}"
+    header = f"{'class':<16}{'images':>7}{'image AUROC':>23}{'AP':>7}"
     out.append(header + f"{'pixel AUROC':>13}{'AUPRO':>7}{'median score':>14}{'anomalous':>11}")
     for entry in result["classes"]:
         called = entry["called_anomalous"]
         own = report.interval(entry["intervals"].get("image_auroc"))
         out.append(
-            f"{entry['label']:<16}{entry['images']:>7}{percent(entry['image_auroc']):>7}{own:>14}"
+            f"{entry['label']:<16}{entry['images']:>7}{percent(entry['image_auroc']):>7}{own:>16}"
             f"{percent(entry['image_ap']):>7}{percent(entry['pixel_auroc']):>13}"
             f"{percent(entry['aupro']):>7}{number(entry['score_median']):>14}"
             f"{'–' if called is None else called:>11}"
