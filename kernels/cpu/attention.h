@@ -25,17 +25,18 @@ static void softmax(const SoftmaxArgs& a) {
 constexpr int kTileVecs = 2 * kColumns;  // vectors of keys, or of values, next to each other
 constexpr int64_t kPanel = kTileVecs * kLanes;
 
-// sums[r] = left[r][0..depth) . right[0..depth)[...]: kQueryRows rows by kVecs vectors, held in
+// sums[r] += left[r][0..depth) . right[0..depth)[...]: kQueryRows rows by kVecs vectors, held in
 // registers. Every row is summed alike, in the order of depth.
 template <int kVecs>
-static inline __attribute__((always_inline)) void product(const float* left, int64_t left_stride,
-                                                          const float* right, int64_t right_stride,
-                                                          int64_t depth, Vec (*sums)[kVecs]) {
+static inline __attribute__((always_inline)) void accumulate(const float* left, int64_t left_stride,
+                                                             const float* right,
+                                                             int64_t right_stride, int64_t depth,
+                                                             Vec (*sums)[kVecs]) {
   Vec acc[kQueryRows][kVecs];
 #pragma GCC unroll 8
   for (int r = 0; r < kQueryRows; r++) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; v++) acc[r][v] = set1(0.0f);
+    for (int v = 0; v < kVecs; v++) acc[r][v] = sums[r][v];
   }
   for (int64_t i = 0; i < depth; i++) {
     Vec b[kVecs];
@@ -53,6 +54,19 @@ static inline __attribute__((always_inline)) void product(const float* left, int
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; v++) sums[r][v] = acc[r][v];
   }
+}
+
+// The same from nothing.
+template <int kVecs>
+static inline __attribute__((always_inline)) void product(const float* left, int64_t left_stride,
+                                                          const float* right, int64_t right_stride,
+                                                          int64_t depth, Vec (*sums)[kVecs]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kQueryRows; r++) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; v++) sums[r][v] = set1(0.0f);
+  }
+  accumulate<kVecs>(left, left_stride, right, right_stride, depth, sums);
 }
 
 // out[r] = weights[r] . values * factor[r] for kVecs vectors of the values' columns, the last one

@@ -1,5 +1,6 @@
 // HaloAE's attention within blocks of pixels and a margin around each.
 #pragma once
+#include "attention.h"
 
 namespace adfast::kernels::ADFAST_ISA {
 
@@ -8,37 +9,6 @@ static inline float widened(Bf16 v) { return float_of(uint32_t{v.bits} << 16); }
 
 static inline void fill(float* out, int64_t n, float value) {
   over(n, [&](int64_t i, auto lanes) { store(out + i, set1(value), lanes); });
-}
-
-// sums[r][v] += left[r][0..depth) . right[0..depth)[...], held in registers. Every row is summed
-// alike, in the order of depth.
-template <int kVecs>
-static inline __attribute__((always_inline)) void accumulate(const float* left, int64_t left_stride,
-                                                             const float* right,
-                                                             int64_t right_stride, int64_t depth,
-                                                             Vec (*sums)[kVecs]) {
-  Vec acc[kQueryRows][kVecs];
-#pragma GCC unroll 8
-  for (int r = 0; r < kQueryRows; r++) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; v++) acc[r][v] = sums[r][v];
-  }
-  for (int64_t i = 0; i < depth; i++) {
-    Vec b[kVecs];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; v++) b[v] = load(right + i * right_stride + v * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kQueryRows; r++) {
-      Vec a = set1(left[r * left_stride + i]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; v++) acc[r][v] = fma(a, b[v], acc[r][v]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kQueryRows; r++) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; v++) sums[r][v] = acc[r][v];
-  }
 }
 
 // out[r][i] = q[r] . table[..][first[r] + i] for i below count, kQueryRows rows at once.

@@ -2,17 +2,16 @@
 
 import json
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime")
+
+from runtimes import check, onnx_runtime  # noqa: E402
 
 from adfast.export import to_onnx  # noqa: E402
 from adfast.models.adtr import ADTR, ADTRConfig  # noqa: E402
-
-TOLERANCE = 1e-4  # of the map's maximum
 
 
 def make(**changes):
@@ -37,17 +36,6 @@ def make(**changes):
     return model
 
 
-def compare(model, proto, batch):
-    image = np.random.default_rng(batch).random((batch, 3, *model.config.crop), dtype=np.float32)
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    actual = session.run(["score", "map"], {"image": image})
-    with torch.no_grad():
-        expected = [t.numpy() for t in model(torch.from_numpy(image))]
-    for value, wanted in zip(actual, expected, strict=True):
-        assert value.shape == wanted.shape
-        assert np.abs(value - wanted).max() < TOLERANCE * expected[1].max()
-
-
 @pytest.fixture(scope="module")
 def model():
     return make()
@@ -60,7 +48,7 @@ def proto(model):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnx_runtime_agrees(model, proto, batch):
-    compare(model, proto, batch)
+    check(model, onnx_runtime(proto), batch)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +61,7 @@ def test_onnx_runtime_agrees(model, proto, batch):
 )
 def test_other_choices_export_too(changes):
     model = make(**changes)
-    compare(model, to_onnx(model, {}), 2)
+    check(model, onnx_runtime(to_onnx(model, {})), 2)
 
 
 def test_calls_and_metadata(model, proto):

@@ -7,38 +7,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime")
 
 import onnx.inliner  # noqa: E402
+from runtimes import check, onnx_runtime, openvino  # noqa: E402
 
 from adfast import onnx_functions  # noqa: E402
 from adfast.export import to_onnx  # noqa: E402
 from adfast.models import layers  # noqa: E402
 from adfast.models.haloae import HaloAE, HaloAEConfig  # noqa: E402
-
-TOLERANCE = 1e-4  # of the map's maximum
-
-
-def onnx_runtime(proto):
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    return lambda *inputs: session.run(
-        None, {i.name: x for i, x in zip(session.get_inputs(), inputs, strict=True)}
-    )
-
-
-def openvino(proto):
-    core = pytest.importorskip("openvino").Core()
-    # Where the processor has bf16, OpenVINO would compute in it unasked.
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    inlined = onnx.inliner.inline_local_functions(proto)
-    assert not inlined.functions
-    compiled = core.compile_model(core.read_model(inlined.SerializeToString()), "CPU", options)
-
-    def run(*inputs):
-        found = compiled(list(inputs))
-        return [found[i] for i in range(len(found))]
-
-    return run
 
 
 class TwoAttentions(torch.nn.Module):
@@ -120,17 +97,6 @@ def model():
 @pytest.fixture(scope="module")
 def proto(model):
     return to_onnx(model, {"model": "haloae", "provenance": {"run": "test"}})
-
-
-def check(model, run, batch):
-    """Compare run(image) -> score, map with PyTorch."""
-    shape = (batch, 3, *model.config.crop)
-    image = np.random.default_rng(batch).random(shape, dtype=np.float32)
-    with torch.no_grad():
-        expected = [t.numpy() for t in model(torch.from_numpy(image))]
-    for value, wanted in zip(run(image), expected, strict=True):
-        assert value.shape == wanted.shape
-        assert np.abs(value - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
 
 def test_the_graph_is_made_of_what_the_compiler_knows(proto):

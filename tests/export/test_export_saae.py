@@ -2,19 +2,18 @@
 
 import json
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime")
 
 import onnx.inliner  # noqa: E402
+from runtimes import check, onnx_runtime, openvino  # noqa: E402
 
 from adfast.export import to_onnx  # noqa: E402
 from adfast.models.saae import SAAE, SAAEConfig  # noqa: E402
 
-TOLERANCE = 1e-4  # of the map's maximum
 TINY = {"backbone": "vit_tiny_patch16_224", "layers": (0, 1, 2), "crop": (32, 48)}
 TINY |= {"resize": (40, 50), "width": 12}
 
@@ -43,22 +42,6 @@ def model():
 @pytest.fixture(scope="module")
 def proto(model):
     return to_onnx(model, {"model": "saae", "provenance": {"run": "test"}})
-
-
-def check(model, run, batch):
-    """Compare run(image) -> score, map with PyTorch."""
-    shape = (batch, 3, *model.config.crop)
-    image = np.random.default_rng(batch).random(shape, dtype=np.float32)
-    with torch.no_grad():
-        expected = [t.numpy() for t in model(torch.from_numpy(image))]
-    for value, wanted in zip(run(image), expected, strict=True):
-        assert value.shape == wanted.shape
-        assert np.abs(value - wanted).max() <= TOLERANCE * np.abs(wanted).max()
-
-
-def onnx_runtime(proto):
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    return lambda image: session.run(["score", "map"], {"image": image})
 
 
 def test_the_graph_is_made_of_what_the_compiler_knows(proto):
@@ -103,18 +86,7 @@ def test_onnx_runtime_agrees(model, proto, batch):
 
 
 def test_openvino_agrees_after_inlining(model, proto):
-    openvino = pytest.importorskip("openvino")
-    inlined = onnx.inliner.inline_local_functions(proto)
-    core = openvino.Core()
-    # Where the processor has bf16, OpenVINO would compute in it unasked.
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(inlined.SerializeToString()), "CPU", options)
-
-    def run(image):
-        found = compiled({"image": image})
-        return found["score"], found["map"]
-
-    check(model, run, 3)
+    check(model, openvino(proto), 3)
 
 
 @pytest.mark.parametrize(
