@@ -16,6 +16,7 @@ from pathlib import Path
 
 from adfast.errors import ModelError
 from adfast.files import atomic_path
+from adfast.progress import Track, silent
 
 
 def metadata(model, info: dict) -> dict[str, str]:
@@ -140,7 +141,7 @@ def _name_by_module(graph) -> None:
         node.input[:] = [renamed.get(name, name) for name in node.input]
 
 
-def export_onnx(source, path: str | Path, *, track=None) -> Path:
+def export_onnx(source, path: str | Path, *, track: Track = silent) -> Path:
     """Write the ONNX file of a training run.
 
     Args:

@@ -62,9 +62,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "does not exist"
-            raise FrameError(f"{path}: {what}; expected an image")
+        _expect_file(path)
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise FrameError(f"{path}: {size} bytes; images of up to {MAX_BYTES} bytes are read")
@@ -85,6 +83,12 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise FrameError(f"{path}: {error}") from error.__cause__
 
 
+def _expect_file(path: Path) -> None:
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "does not exist"
+        raise FrameError(f"{path}: {what}; expected an image")
+
+
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return an image file's height and width from its header: nothing is decoded.
 
@@ -93,9 +97,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "does not exist"
-            raise FrameError(f"{path}: {what}; expected an image")
+        _expect_file(path)
         with open(path, "rb") as file:
             data = file.read(_HEADER_BYTES)
     except OSError as error:

@@ -18,7 +18,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ import numpy as np
 
 from adfast.errors import AdfastError, DataError
 from adfast.images import encode_png
+from adfast.progress import Track, silent
 
 SIDE = 32
 RECORD = 1 + 3 * SIDE * SIDE
@@ -33,8 +34,6 @@ PUBLISHED = 10_000  # records of a file
 TRAINING = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 TEST = "test_batch.bin"
 NAMES = "batches.meta.txt"
-
-Track = Callable[[Sequence, str], Iterable]
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def write_one_class(
     *,
     anomalies: str = "equal",
     seed: int = 0,
-    track: Track = lambda items, what: items,
+    track: Track = silent,
 ) -> dict[str, int]:
     """Write the data set of one class in the MVTec layout, whole or not at all.
 

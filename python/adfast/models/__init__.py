@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adfast.errors import ModelError
+from adfast.progress import Track, silent
 
 # Name of the model, which is that of its file: its class. The config is the class with "Config".
 MODELS = {
@@ -57,7 +58,7 @@ def create(name: str, config=None, **options):
 def load_run(
     run_dir: str | Path,
     *,
-    track: Callable | None = None,
+    track: Track = silent,
     log: Callable[[str], None] = warnings.warn,
 ):
     """Load the best checkpoint of a training run.
@@ -89,7 +90,7 @@ def load_run(
     if model.has_mean_map:
         from adfast.models import mean_map
 
-        mean_map.settle(model, run_dir, info, track or (lambda items, what: items), log)
+        mean_map.settle(model, run_dir, info, track, log)
     return model, info
 
 

@@ -83,7 +83,7 @@ def create_backbone(
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ModelError(f"backbone is {name!r}, expected the name of a model of timm{hint}")
     if pretrained:
-        _stop_retries_when_offline()
+        stop_retries_when_offline()
     try:
         if levels is None:
             levels = _levels(timm, name)
@@ -122,7 +122,7 @@ def _levels(timm, name: str) -> tuple[int, ...]:
     return tuple(last[stride] for stride in STRIDES if stride in last)
 
 
-def _stop_retries_when_offline() -> None:
+def stop_retries_when_offline() -> None:
     """Let the hub client use its cache only where the hub's name does not even resolve.
 
     It would try again for most of a minute before it says the same.

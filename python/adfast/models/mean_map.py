@@ -7,7 +7,7 @@ RUN/mean_map.safetensors, stamped with the SHA-256 of the best.safetensors it wa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,10 +19,9 @@ from adfast.data.folder import load_image, to_network
 from adfast.errors import AdfastError, DataError
 from adfast.files import atomic_path
 from adfast.models.detector import Detector
+from adfast.progress import Track
 
 NAME = "mean_map.safetensors"
-
-Track = Callable[[Sequence[Path], str], Iterable[Path]]
 
 
 def settle(

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from adfast.errors import ModelError
 from adfast.models.backbones import (
-    _stop_retries_when_offline,
     fetch_error,
     import_timm,
     load_state,
     read_tensors,
+    stop_retries_when_offline,
 )
 
 
@@ -82,7 +82,7 @@ class VGG(nn.Module):
                 f"backbone {name} has {convolutions} convolutions, layer {chosen[-1]} is none"
             )
         if pretrained:
-            _stop_retries_when_offline()
+            stop_retries_when_offline()
             try:
                 state = timm.create_model(name, pretrained=True).state_dict()
             except Exception as error:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adfast.errors import ModelError
 from adfast.models import layers
-from adfast.models.backbones import _stop_retries_when_offline, import_timm, read_tensors
+from adfast.models.backbones import import_timm, read_tensors, stop_retries_when_offline
 from adfast.models.state import misfit
 
 # Parts of a classifier that follow the blocks: no feature needs them.
@@ -64,7 +64,7 @@ def create_vit(
     timm = import_timm()
     tag = _check(timm, name, size, depth)
     if pretrained:
-        _stop_retries_when_offline()
+        stop_retries_when_offline()
     try:
         trunk = timm.create_model(tag, pretrained=pretrained, img_size=size, num_classes=0)
     except Exception as error:

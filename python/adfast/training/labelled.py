@@ -17,6 +17,7 @@ from torch import Tensor
 
 from adfast.data.folder import find_images, load_image, test_set, to_network
 from adfast.errors import DataError
+from adfast.training.feed import refuse_unusable
 from adfast.training.reporting import Reporter
 
 
@@ -74,12 +75,7 @@ class Labelled:
                 problems.append(str(error))
             report.advance(1)
         report.close()
-        if problems:
-            more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-            raise DataError(
-                f"{len(problems)} of {len(found)} labelled images cannot be used: "
-                f"{'; '.join(problems[:10])}{more}"
-            )
+        refuse_unusable(problems, len(found), "labelled images")
         self.images, self.labels = torch.stack(images), torch.stack(labels)
         order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
         count = min(max(1, round(fraction * len(found))), max(1, len(found) - 1))
