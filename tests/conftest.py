@@ -90,6 +90,7 @@ def tiny_plan(tmp_path_factory) -> Path:
     )
     return path
 
+
 ISAS = ("scalar", "avx2", "avx512")
 
 

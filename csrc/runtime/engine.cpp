@@ -71,8 +71,7 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
     }
   }
   backend_ = make_cpu_backend(
-      {wish ? plan.fields.text("precision") : options.precision, wish, options.isa,
-       tactics});
+      {wish ? plan.fields.text("precision") : options.precision, wish, options.isa, tactics});
   program_ = build(plan.graph);
   if (lanes_ > 1 && parallelism(program_->needs()) < worthwhile_parallelism) {
     threads_per_lane_ *= lanes_;

@@ -81,7 +81,7 @@ class Backend {
 
 struct CpuOptions {
   std::string precision;   // "f32" or "bf16"
-  bool may_widen = false;  // f32 will do where the processor has no fast bf16
+  bool may_widen = false;  // f32 will do where bf16 would be slower
   std::string isa;         // "scalar", "avx2", "avx512", or empty: the best
   Tactics tactics;         // empty: the backend's own estimates
 };

@@ -74,8 +74,7 @@ static inline __attribute__((always_inline)) void transform_vector(const T* x, i
     Vec d[kSide];
 #pragma GCC unroll 6
     for (int j = 0; j < kSide; j++) {
-      const bool inside =
-          i >= rows.begin && i < rows.end && j >= columns.begin && j < columns.end;
+      const bool inside = i >= rows.begin && i < rows.end && j >= columns.begin && j < columns.end;
       d[j] = inside ? load(x + i * row + j * pixel, lanes) : set1(0.0f);
     }
     to_points<kSide>(d, half[i]);
@@ -100,8 +99,8 @@ static void transform_tiles(const WinogradArgs& a) {
     const int64_t top = tile / across * a.outputs - a.top;
     const int64_t left = tile % across * a.outputs - a.left;
     const Inside rows(top, kSide, a.height), columns(left, kSide, a.width);
-    const bool whole = rows.begin == 0 && rows.end == kSide && columns.begin == 0 &&
-                       columns.end == kSide;
+    const bool whole =
+        rows.begin == 0 && rows.end == kSide && columns.begin == 0 && columns.end == kSide;
     // Only pixels inside are read; the address may lie before the first of them.
     const T* x = static_cast<const T*>(a.x) + (top * a.width + left) * a.channels;
     float* out = a.tiles + (tile - a.block_begin) * row;
@@ -204,8 +203,7 @@ static void multiply_tiles(const WinogradArgs& a) {
   const int64_t blocks = (count + kWinogradRows - 1) / kWinogradRows;
   for (int64_t panel = a.panel_begin; panel < a.panel_end; panel++) {
     for (int64_t point = 0; point < kSide * kSide; point++) {
-      const float* right =
-          a.weight + (panel * kSide * kSide + point) * a.channels * kWinogradPanel;
+      const float* right = a.weight + (panel * kSide * kSide + point) * a.channels * kWinogradPanel;
       // Of nearly equal size: a small last one would wait for its own sums.
       for (int64_t b = 0; b < blocks; b++) {
         const int64_t begin = count * b / blocks, end = count * (b + 1) / blocks;

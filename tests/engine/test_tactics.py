@@ -1,4 +1,4 @@
-"""Which implementation a convolution uses: the engine's own choice, one that is told, a tuned one."""
+"""Which kernel a convolution uses: the engine's own choice, one that is told, a tuned one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def plan(tmp_path_factory):
 
     def conv(x, name, out, channels, kernel, residual=None, stride=1):
         reach = (channels * kernel * kernel) ** -0.5
-        weight = graph.constant(name, random.uniform(-reach, reach, (out, channels, kernel, kernel)))
+        weight = graph.constant(
+            name, random.uniform(-reach, reach, (out, channels, kernel, kernel))
+        )
         bias = graph.constant(name + ".bias", random.uniform(-1, 1, out))
         attrs = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "activation": "relu"}
         return graph.add("conv2d", [x, weight, bias, residual], attrs, name=name)[0]

@@ -269,11 +269,11 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
   if (precision == "bf16") {
     const bool capable = static_cast<int>(dnnl::get_effective_cpu_isa()) >=
                          static_cast<int>(dnnl::cpu_isa::avx512_core);
-    if (capable) {
+    if (capable && !(options.may_widen && cpu::bf16_rate() < 1)) {
       device.features = DType::bf16;
       device.bf16_rate = cpu::bf16_rate();
       if (cpu::multiplies_bf16()) device.products = DType::bf16;
-    } else if (!options.may_widen) {
+    } else if (!capable && !options.may_widen) {
       throw Error(ErrorKind::argument,
                   "precision='bf16' needs AVX-512, which this processor lacks (or ADFAST_ISA "
                   "forbids); load the plan with precision='f32'");

@@ -26,11 +26,13 @@ int64_t second_level_cache() {
   return bytes > 0 ? bytes : 1 << 20;
 }
 
-// Tiles that are transformed before they are multiplied: as many as the second-level cache holds
-// beside the weights that pass through it, since all weights pass once for every block.
-int64_t tiles_per_block(const Tiling& tiling, int64_t channels, int64_t threads) {
+// Tiles that are transformed before they are multiplied. Half of the second-level cache is the best
+// place for them; but all weights pass once for every block, and where they come from farther away,
+// larger blocks spare more than they spill.
+int64_t tiles_per_block(const Tiling& tiling, int64_t channels, int64_t weights, int64_t threads) {
+  const int64_t cache = second_level_cache();
   const int64_t bytes = tiling.points() * (channels + 16 + 32) * 4;
-  const int64_t most = std::max<int64_t>(8, second_level_cache() * 6 / 10 / bytes);
+  const int64_t most = std::max<int64_t>(8, (weights > cache ? cache : cache / 2) / bytes);
   int64_t blocks = (tiling.tiles() + most - 1) / most;
   if (blocks > 1) blocks = (blocks + threads - 1) / threads * threads;
   return (tiling.tiles() + blocks - 1) / blocks;
@@ -54,7 +56,8 @@ class Packed {
 };
 
 // Seconds on one core, as far as they are needed to choose: the rates are those of a processor with
-// AVX-512 at 2.5 GHz, and what is chosen must not depend on what else a machine does at that moment.
+// AVX-512 at 2.5 GHz, and what is chosen must not depend on what else a machine does at that
+// moment.
 constexpr double flops_per_second = 1.5e11;
 constexpr double bytes_per_second = 1e10;
 
@@ -79,7 +82,7 @@ double winograd_seconds(const SquareConvolution& c, const Tiling& tiling) {
 
 struct Plan {
   kernels::WinogradArgs args;
-  int64_t tiles, block;      // in all; per block
+  int64_t tiles, block;  // in all; per block
   int64_t threads;
   size_t tiles_room, products_room;  // floats per thread
   void (*transform)(const kernels::WinogradArgs&);
@@ -142,7 +145,8 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   if (tactic == "direct") return nullptr;
   Tiling tiling{};
   // oneDNN has vectors where our scalar kernels have none: only if told to.
-  double best = device.kernels->isa == kernels::Isa::scalar ? 0 : direct_seconds(convolution, device);
+  double best =
+      device.kernels->isa == kernels::Isa::scalar ? 0 : direct_seconds(convolution, device);
   for (const int32_t outputs : choices) {
     const Tiling candidate = tiling_of(y, outputs, kernel);
     const bool told = tactic == "winograd" + std::to_string(outputs);
@@ -157,7 +161,9 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   Plan plan{};
   plan.threads = omp_get_max_threads();
   plan.tiles = tiling.tiles();
-  plan.block = tiles_per_block(tiling, x[1], plan.threads);
+  const size_t weights = kernels::winograd_weight_size(y[1], x[1], outputs, kernel);
+  plan.block =
+      tiles_per_block(tiling, x[1], static_cast<int64_t>(weights * sizeof(float)), plan.threads);
   plan.transform = device.kernels->winograd_transform;
   plan.multiply = device.kernels->winograd_multiply;
   // Whole cache lines, so that threads share none.
@@ -179,11 +185,10 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   args.relu = activation == "relu";
   args.panel_end = kernels::winograd_panels(y[1]);
 
-  const Packed packed(kernels::winograd_weight_size(y[1], x[1], outputs, kernel));
+  const Packed packed(weights);
   kernels::winograd_weight(floats(weight).data(), y[1], x[1], outputs, kernel, packed.data());
   const double flops = 2.0 * element_count(y) * x[1] * kernel * kernel;
-  const size_t scratch =
-      plan.threads * (plan.tiles_room + plan.products_room) * sizeof(float);
+  const size_t scratch = plan.threads * (plan.tiles_room + plan.products_room) * sizeof(float);
   return std::make_unique<SimpleOperator>(
       "adfast:winograd" + std::to_string(outputs) + "x" + std::to_string(kernel) + ":" +
           device.kernels->name,

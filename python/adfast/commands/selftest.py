@@ -46,9 +46,7 @@ def load_engine(args: argparse.Namespace) -> Any:
     import adfast
 
     precision = None if args.precision == "auto" else args.precision
-    return adfast.load(
-        args.plan, threads=args.threads, precision=precision, tactics=args.tactics
-    )
+    return adfast.load(args.plan, threads=args.threads, precision=precision, tactics=args.tactics)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -35,12 +35,11 @@ void test_winograd(const k::Table& table, k::DType dtype) {
     Feature residual = random_feature(dtype, y.size);
     auto weight = random_floats(c.out_channels * c.channels * size);
     auto bias = random_floats(c.out_channels);
-    Guarded<float> packed(
-        k::winograd_weight_size(c.out_channels, c.channels, c.outputs, c.kernel));
+    Guarded<float> packed(k::winograd_weight_size(c.out_channels, c.channels, c.outputs, c.kernel));
     k::winograd_weight(weight.data(), c.out_channels, c.channels, c.outputs, c.kernel,
                        packed.data());
-    const int64_t tiles = ((out_height + c.outputs - 1) / c.outputs) *
-                          ((out_width + c.outputs - 1) / c.outputs);
+    const int64_t tiles =
+        ((out_height + c.outputs - 1) / c.outputs) * ((out_width + c.outputs - 1) / c.outputs);
     const int64_t panels = k::winograd_panels(c.out_channels);
     Guarded<float> points(k::winograd_tiles(tiles, c.channels, c.outputs, c.kernel));
     Guarded<float> products(k::winograd_products(tiles, c.outputs, c.kernel));
@@ -117,13 +116,14 @@ void test_winograd(const k::Table& table, k::DType dtype) {
   Guarded<float> packed(k::winograd_weight_size(1, 1, 2, 3));
   k::winograd_weight(weight, 1, 1, 2, 3, packed.data());
   Guarded<float> points(k::winograd_tiles(9, 1, 2, 3)), products(k::winograd_products(9, 2, 3));
-  k::WinogradArgs args{x.data(), dtype, 5,       5,    1, 5,        5, 1, 1, 1, 2, 3,
-                       packed.data(), nullptr, nullptr, true, y.data(), 0, 9, 0, 9, 0, 1,
-                       points.data(), products.data()};
+  k::WinogradArgs args{
+      x.data(),       dtype,   5,       5,    1,        5, 5, 1, 1, 1, 2, 3,
+      packed.data(),  nullptr, nullptr, true, y.data(), 0, 9, 0, 9, 0, 1, points.data(),
+      products.data()};
   table.winograd_transform(args);
   table.winograd_multiply(args);
   for (int64_t p : {6, 7, 8, 11, 12, 13, 16, 17, 18}) {
-    expect(text("winograd of NaN", table, dtype, {p}), [&](size_t) { return double{y[p]}; }, {NAN},
-           0);
+    expect(
+        text("winograd of NaN", table, dtype, {p}), [&](size_t) { return double{y[p]}; }, {NAN}, 0);
   }
 }
