@@ -26,9 +26,8 @@ def plan(tmp_path_factory):
 
     def conv(x, name, out, channels, kernel, residual=None, stride=1):
         reach = (channels * kernel * kernel) ** -0.5
-        weight = graph.constant(
-            name, random.uniform(-reach, reach, (out, channels, kernel, kernel))
-        )
+        values = random.uniform(-reach, reach, (out, channels, kernel, kernel))
+        weight = graph.constant(name + ".weight", values)
         bias = graph.constant(name + ".bias", random.uniform(-1, 1, out))
         attrs = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "activation": "relu"}
         return graph.add("conv2d", [x, weight, bias, residual], attrs, name=name)[0]
@@ -142,7 +141,8 @@ def test_tune_writes_a_file_that_the_engine_takes(plan, tmp_path, capsys):
     assert str(path) in capsys.readouterr().out
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0] == HEADING
-    wanted = dict(reversed(line.split(" ", 1)) for line in lines if not line.startswith("#")[1:])
+    told_lines = [line.split(" ", 1) for line in lines[1:] if not line.startswith("#")]
+    wanted = {name: tactic for tactic, name in told_lines}
     used = kernels(adfast.load(plan, precision="f32", tactics=path))
     for name, tactic in wanted.items():
         assert used[name].startswith("onednn:" if tactic == "direct" else f"adfast:{tactic}")
