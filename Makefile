@@ -38,7 +38,8 @@ test-cpp: $(STAMP)
 	$(BIN)/ctest --test-dir build/tests --output-on-failure
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest bench/end_to_end.py -q -s
+	$(BIN)/python bench/end_to_end.py
+	$(BIN)/python bench/tables.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,11 +22,18 @@ MODELS = {
     "SAAE": ("saae", {"width": 120}),
     "HaloAE": ("haloae", {}),
 }
+# Small enough for very many frames.
+SMALL = {
+    "GTrans-R18": (
+        "gtrans",
+        {"backbone": "resnet18", "resize": [96, 96], "crop": [96, 96], **_SCALES},
+    )
+}
 
 
 def make(title: str, folder: Path) -> tuple[torch.nn.Module, Path, Path, Compiled]:
     """Make a model, its ONNX file and its plan, the same each time."""
-    name, config = MODELS[title]
+    name, config = (MODELS | SMALL)[title]
     torch.manual_seed(0)
     model = models.create(name, config).eval()
     onnx_path = export_onnx((model, {"model": name, "config": config}), folder / "model.onnx")
