@@ -219,9 +219,9 @@ std::vector<Engine::StepReport> Engine::profile(const FrameView& frame) {
   std::vector<StepReport> reports;
   for (size_t i = 0; i < times.size(); ++i) {
     const Program::Step& step = program_->steps()[i];
-    reports.push_back({step.op, step.name, step.run->kernel(), times[i].lane,
+    reports.push_back({step.op, step.name, step.run->kernel(), static_cast<int>(i), times[i].lane,
                        (times[i].end - times[i].begin) * 1e3, (times[i].begin - origin) * 1e3,
-                       step.run->flops() * 1e-9});
+                       step.run->flops() * 1e-9, program_->traffic(step)});
   }
   std::stable_sort(reports.begin(), reports.end(),
                    [](const auto& a, const auto& b) { return a.begin < b.begin; });

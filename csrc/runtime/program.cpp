@@ -106,6 +106,16 @@ std::vector<StepNeeds> Program::needs() const {
   return needs;
 }
 
+double Program::traffic(const Step& step) const {
+  const size_t packed = step.run->packed_bytes();
+  size_t bytes = packed;
+  for (int32_t id : step.inputs) {
+    if (id >= 0 && !(tensors_[id].constant && packed > 0)) bytes += tensors_[id].bytes();
+  }
+  for (int32_t id : step.outputs) bytes += tensors_[id].bytes();
+  return static_cast<double>(bytes);
+}
+
 Context::Context(const Program& program, const Backend& backend, int lanes,
                  const FrameGeometry& geometry)
     : backend_(backend),
