@@ -123,16 +123,22 @@ def targets() -> str:
 
 
 def chart() -> str:
-    """Draw the latest machine's times of batch 1, the engine's whole and the peers' networks."""
+    """Draw the latest machine's times of batch 1, the engine's whole and the peers' networks.
+
+    Of each runtime the faster of f32 and bf16, and int8.
+    """
     report = machines()[0]
     groups = []
     for title, entry in report["models"].items():
         times = entry.get("batch1", {}).get("times", {})
-        bars = [
-            (name, times[name].get("network", times[name].get("end_to_end"))["median_ms"])
-            for name in times
-        ]
-        groups.append((title, [(n, ms, n.startswith("adfast")) for n, ms in bars]))
+        best: dict[tuple[str, bool], tuple[str, float, bool]] = {}
+        for name, both in times.items():
+            runtime, precision = name.rsplit(" ", 1)
+            bar = (name, both.get("network", both.get("end_to_end"))["median_ms"])
+            kind = runtime, precision == "int8"
+            if runtime != "PyTorch" and (kind not in best or bar[1] < best[kind][1]):
+                best[kind] = (*bar, runtime == "adfast")
+        groups.append((title, list(best.values())))
     title = f"Milliseconds a frame, {report['machine']['processor']}, {report['date']}"
     return charts.standalone(charts.bars(title, groups)) + "\n"
 

@@ -219,7 +219,7 @@ def bars(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float, bool
 def standalone(drawn: Html) -> str:
     """Make an SVG file of a chart, which brings the colours of a page along."""
     return drawn.text.replace(
-        "<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * _WIDTH}" ', 1
+        "<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH + 140}" ', 1
     ).replace(
         ">",
         "><style>svg { --page: #ffffff; --text: #1b1f24; --dim: #5b6570; --line: #c3c9d0; "
