@@ -43,6 +43,16 @@ def make(title: str, folder: Path) -> tuple[torch.nn.Module, Path, Path, Compile
     return model, onnx_path, plan, compiled
 
 
+def quantise(plan: Path, compiled: Compiled, frames: list) -> None:
+    """Give a plan what int8 needs, calibrated on `frames`, if this version of adfast can."""
+    try:
+        from adfast import quantize
+    except ImportError:
+        return
+    graph = quantize.calibrate(compiled.graph, adfast.load(plan, precision="f32"), frames)
+    write_plan(plan, graph, compiled.fields, {}, Golden(), {}, {})
+
+
 def differences(
     model: torch.nn.Module, onnx_path: Path, compiled: Compiled, plan: Path, frames: list
 ) -> dict[str, dict[str, float]]:

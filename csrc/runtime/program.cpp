@@ -175,7 +175,9 @@ void Context::run(Workers* workers, int threads, std::vector<StepTime>* times) {
   if (lanes() == 1) {
     run_lane(0, threads, times);
   } else {
-    workers->run(lanes(), [&](int lane) { run_lane(lane, threads, times); });
+    // A std::function of a reference needs no memory, whatever the task captures.
+    const auto task = [&](int lane) { run_lane(lane, threads, times); };
+    workers->run(lanes(), std::ref(task));
   }
   if (failed_.load()) throw Error(ErrorKind::run, failure_);
 }

@@ -31,6 +31,7 @@ void count(void* caller) {
 
 extern "C" {
 void* __libc_malloc(size_t);
+void __libc_free(void*);
 void* __libc_calloc(size_t, size_t);
 void* __libc_realloc(void*, size_t);
 void* __libc_memalign(size_t, size_t);
@@ -75,10 +76,10 @@ void* operator new[](size_t bytes) {
   if (result == nullptr) throw std::bad_alloc();
   return result;
 }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete[](void* p, size_t) noexcept { std::free(p); }
+void operator delete(void* p) noexcept { __libc_free(p); }
+void operator delete(void* p, size_t) noexcept { __libc_free(p); }
+void operator delete[](void* p) noexcept { __libc_free(p); }
+void operator delete[](void* p, size_t) noexcept { __libc_free(p); }
 
 using namespace adfast;
 
@@ -93,13 +94,13 @@ void check_plan(const char* path) {
   for (Job& job : jobs) job.frame = {pixels.data(), side, side, side, 1, 0, Color::grey};
   jobs[0].map = map.data();
   jobs[1].map = other.data();
-  for (int threads : {1, 2, 4}) {
+  for (int threads : {1, 2, 3}) {
     Engine engine(plan, {threads, "f32", ""});
     for (int i = 0; i < 5; ++i) {
       engine.predict(jobs[0]);
       engine.predict_batch(jobs);
     }
-    constexpr int frames = 100;
+    constexpr int frames = 50;
     ours = onednn = 0;
     counting = true;
     for (int i = 0; i < frames; ++i) engine.predict(jobs[0]);
