@@ -48,6 +48,7 @@ RESULTS = Path(__file__).parent / "results" / "end_to_end.json"
 SIDE = 512
 THREADS = len(os.sched_getaffinity(0))
 LEAST_ROUNDS = 3
+BUSY = ("GTrans-R34", "ADTR")
 # A network that takes longer than this is timed within its end-to-end call, not once more.
 SLOW_MS = 1000.0
 # Largest difference of a map from PyTorch's f32 map, over that map's maximum. In bf16 and int8
@@ -126,6 +127,8 @@ class Race:
                 print(f"  {name}: ready, {milliseconds:.1f} ms", flush=True)
                 self.missing.pop(name, None)
             gc.collect()
+        if not self.contestants:
+            raise SystemExit("nobody is left to run")
 
     def builders(self) -> dict[str, list]:
         engines = {
@@ -135,24 +138,25 @@ class Race:
         several = self.batch > 1
         size = self.model.config.crop
 
-        def openvino(precision: str, streams: bool) -> peers.Network:
+        def openvino(precision: str, streams: bool, rest: str = "") -> peers.Network:
             batch = 1 if streams else self.batch
             if precision == "int8":
                 images = self.inputs[: calibration_images(self.title)]
                 model = peers.quantized(self.onnx_path, batch, size, images)
             else:
                 model = peers.openvino_model(self.onnx_path, batch, size)
-            # What int8 leaves is computed in f32, or in bf16 where that is native.
-            rest = "bf16" if adfast_native_bf16() else "f32"
-            precision = rest if precision == "int8" else precision
             start = peers.openvino_streams if streams else peers.openvino
-            return start(model, precision, THREADS)
+            return start(model, rest or precision, THREADS)
 
         found: dict[str, list] = {}
-        for p in ("f32", "bf16", "int8"):
-            found[f"OpenVINO {p}"] = [
-                lambda p=p, s=s: openvino(p, s) for s in ((False, True) if several else (False,))
-            ]
+        ways = (False, True) if several else (False,)
+        for p in ("f32", "bf16"):
+            found[f"OpenVINO {p}"] = [lambda p=p, way=way: openvino(p, way) for way in ways]
+        # What int8 leaves is computed in f32 or in bf16, whichever is faster on this machine.
+        rests = ("f32", "bf16") if native_bf16() else ("f32",)
+        found["OpenVINO int8"] = [
+            lambda way=way, rest=rest: openvino("int8", way, rest) for way in ways for rest in rests
+        ]
         found["ONNX Runtime f32"] = [lambda: peers.onnxruntime(self.onnx_path, THREADS)]
         found["PyTorch f32"] = [lambda: peers.torch_eager(self.model, THREADS)]
         for p in ("f32", "bf16"):
@@ -220,7 +224,7 @@ class Race:
         }
 
 
-def adfast_native_bf16() -> bool:
+def native_bf16() -> bool:
     from adfast import _core
 
     return _core.native_bf16()
@@ -288,11 +292,13 @@ def alone(plan: Path, precision: str) -> dict:
 
 
 def measure(title: str, args: argparse.Namespace) -> dict:
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         made = make(title, folder)
         quantise(made[2], made[3], frames(calibration_images(title)))
         entry = {"commit": commit(), "date": datetime.date.today().isoformat(), "frame": SIDE}
+        entry["load_average_before"] = load
         for batch in args.batch:
             if batch > 1 and title == "InTra":
                 entry[f"batch{batch}"] = {"skipped": "a round would take minutes"}
@@ -304,7 +310,7 @@ def measure(title: str, args: argparse.Namespace) -> dict:
             found = race.run(args.rounds, args.budget)
             entry[f"batch{batch}"] = found
             print("\n".join(lines(found, batch)), flush=True)
-            if batch == 1:
+            if batch == 1 and any(name.startswith("adfast") for name in race.contestants):
                 entry |= engine_figures(race, found)
                 print(*engine_lines(entry), sep="\n", flush=True)
             del race
@@ -566,7 +572,11 @@ def parser() -> argparse.ArgumentParser:
     )
     mode.add_argument("--targets", action="store_true", help="print targets and figures, run none")
     result.add_argument(
-        "--models", nargs="+", choices=figures.ROWS, default=list(figures.ROWS), metavar="MODEL"
+        "--models",
+        nargs="+",
+        choices=figures.ROWS,
+        metavar="MODEL",
+        help="of " + ", ".join(figures.ROWS) + " (all; with --busy " + " and ".join(BUSY) + ")",
     )
     result.add_argument("--batch", type=int, nargs="+", default=[1, 8], metavar="N")
     result.add_argument("--rounds", type=int, default=25, help="at most, for each model and batch")
@@ -588,7 +598,7 @@ def main() -> int:
         found = measure_endurance(args)
         write(lambda report: report.update(endurance=found))
     elif not args.targets:
-        for title in args.models:
+        for title in args.models or (BUSY if args.busy else figures.ROWS):
             if args.busy:
                 print(f"{title}, {THREADS} threads", flush=True)
                 found = measure_busy(title, args)

@@ -47,7 +47,12 @@ def speed_source(report: dict) -> str:
     commits = ", ".join(sorted({entry["commit"] for entry in report["models"].values()}))
     kind = "/".join(host.get("instructions", ()))
     name = f"{host['processor']} ({kind})" if kind else host["processor"]
-    return source({**report, "machine": {**host, "processor": name}, "commit": commits}, SPEED)
+    text = source({**report, "machine": {**host, "processor": name}, "commit": commits}, SPEED)
+    load = max(entry.get("load_average_before", 0) for entry in report["models"].values())
+    # The benchmark itself leaves a load of about the cores behind, from one model to the next.
+    if load > host["cores"] + 1:
+        text += f" The machine was busy with other work (load {load:.1f}): look at the ratios only."
+    return text
 
 
 def milliseconds(times: dict, name: str) -> str:
