@@ -1,6 +1,8 @@
 """Write the plans of the C++ engine tests: python make_plans.py FOLDER.
 
 lanes.plan has two branches, chain.plan is one chain of the ops that transformers are made of.
+kernels.plan has two branches of our own kernels alone: what oneDNN generates at run time, no
+sanitizer sees.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from adfast.compiler.graph import Graph  # noqa: E402
 from adfast.compiler.writer import Golden, plan_fields, write_plan  # noqa: E402
 
 WIDTH, SIDE = 16, 24
+# Steps so long that the schedule finds a second lane worth its waiting.
+RESIZE, CROP, LARGE = [180, 200], [160, 160], [256, 256]
 
 
 def chain_graph() -> Graph:
@@ -67,11 +71,29 @@ def chain_graph() -> Graph:
     return graph
 
 
+def kernels_graph() -> Graph:
+    graph = Graph("kernels")
+    sizes = {"resize": LARGE, "crop": LARGE}
+    (frame,) = graph.add("frame", [], sizes | {"scale": [1 / 255] * 3, "bias": [-0.5] * 3})
+    branches = []
+    for ops in (("silu", "tanh", "abs"), ("tanh", "sigmoid", "square")):
+        x = frame
+        for op in ops:
+            (x,) = graph.add(op, [x])
+        branches.append(x)
+    score_map, _, _ = graph.add("score_map", branches)
+    (score,) = graph.add("reduce_max", [score_map], {"axes": [1, 2, 3], "keepdims": 0})
+    graph.output("map", score_map)
+    graph.output("score", score)
+    return graph
+
+
 def main() -> int:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, graph, resize, crop in (
-        ("lanes", tiny_graph(), [18, 20], [16, 16]),
+        ("lanes", tiny_graph(RESIZE, CROP), RESIZE, CROP),
+        ("kernels", kernels_graph(), LARGE, LARGE),
         ("chain", chain_graph(), [SIDE, SIDE], [SIDE, SIDE]),
     ):
         fields = plan_fields(model=name, name=name, resize=resize, crop=crop)
