@@ -6,12 +6,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.adfast-installed
 SOURCES := $(shell find csrc kernels cmake CMakeLists.txt pyproject.toml constraints.txt -type f 2>/dev/null)
 
-.PHONY: demo test test-cpp bench lint format clean help
+.PHONY: demo test test-cpp sanitize bench lint format clean help
 help:
-	@echo "make demo    train a small GTrans on generated images, build a plan, look at its maps"
-	@echo "make test    all tests"
-	@echo "make bench   the engine against its peers, answers checked first"
-	@echo "make lint    ruff and clang-format; make format applies them"
+	@echo "make demo      train a small GTrans on generated images, build a plan, look at its maps"
+	@echo "make test      all tests"
+	@echo "make sanitize  the engine's threads under ThreadSanitizer"
+	@echo "make bench     the engine against its peers, answers checked first; takes long"
+	@echo "make lint      ruff and clang-format; make format applies them"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -37,8 +38,15 @@ test-cpp: $(STAMP)
 	$(BIN)/cmake --build build/tests
 	$(BIN)/ctest --test-dir build/tests --output-on-failure
 
+# The engine under ThreadSanitizer, from several threads; CONTRIBUTING.md has the others.
+sanitize: $(STAMP)
+	PATH="$(abspath $(BIN)):$$PATH"; cmake --preset tsan -DPython_EXECUTABLE=$(abspath $(BIN)/python) && \
+	  cmake --build --preset tsan --target engine_test schedule_test && \
+	  ctest --preset tsan -R 'plans|engine|schedule'
+
 bench: $(STAMP)
-	$(BIN)/python -m pytest bench/end_to_end.py -q -s
+	$(BIN)/python bench/end_to_end.py
+	$(BIN)/python bench/tables.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,11 +22,18 @@ MODELS = {
     "SAAE": ("saae", {"width": 120}),
     "HaloAE": ("haloae", {}),
 }
+# Small enough for very many frames.
+SMALL = {
+    "GTrans-R18": (
+        "gtrans",
+        {"backbone": "resnet18", "resize": [96, 96], "crop": [96, 96], **_SCALES},
+    )
+}
 
 
 def make(title: str, folder: Path) -> tuple[torch.nn.Module, Path, Path, Compiled]:
     """Make a model, its ONNX file and its plan, the same each time."""
-    name, config = MODELS[title]
+    name, config = (MODELS | SMALL)[title]
     torch.manual_seed(0)
     model = models.create(name, config).eval()
     onnx_path = export_onnx((model, {"model": name, "config": config}), folder / "model.onnx")
@@ -34,6 +41,16 @@ def make(title: str, folder: Path) -> tuple[torch.nn.Module, Path, Path, Compile
     plan = folder / "model.plan"
     write_plan(plan, compiled.graph, compiled.fields, {}, Golden(), {}, {})
     return model, onnx_path, plan, compiled
+
+
+def quantise(plan: Path, compiled: Compiled, frames: list) -> None:
+    """Give a plan what int8 needs, calibrated on `frames`, if this version of adfast can."""
+    try:
+        from adfast import quantize
+    except ImportError:
+        return
+    graph = quantize.calibrate(compiled.graph, adfast.load(plan, precision="f32"), frames)
+    write_plan(plan, graph, compiled.fields, {}, Golden(), {}, {})
 
 
 def differences(

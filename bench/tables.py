@@ -1,4 +1,4 @@
-"""Write the README's tables from the files under bench/results.
+"""Write the README's tables, and the chart of docs/, from the files under bench/results.
 
     python bench/tables.py [--check]
 
@@ -12,8 +12,15 @@ import re
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+import figures
+
+from adfast.report import charts
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
+SPEED = "end_to_end.json"
+CHART = ROOT / "docs" / "speed.svg"
 
 
 def percent(value: float | None) -> str:
@@ -29,21 +36,116 @@ def source(report: dict, file: str) -> str:
     )
 
 
+def machines() -> list[dict]:
+    """Return the reports of end_to_end.json, the latest first."""
+    reports = json.loads((RESULTS / "end_to_end.json").read_text())["machines"].values()
+    return sorted(reports, key=lambda report: report["date"], reverse=True)
+
+
+def speed_source(report: dict) -> str:
+    host = report["machine"]
+    commits = ", ".join(sorted({entry["commit"] for entry in report["models"].values()}))
+    kind = "/".join(host.get("instructions", ()))
+    name = f"{host['processor']} ({kind})" if kind else host["processor"]
+    text = source({**report, "machine": {**host, "processor": name}, "commit": commits}, SPEED)
+    load = max(entry.get("load_average_before", 0) for entry in report["models"].values())
+    # The benchmark itself leaves a load of about the cores behind, from one model to the next.
+    if load > host["cores"] + 1:
+        text += f" The machine was busy with other work (load {load:.1f}): look at the ratios only."
+    return text
+
+
+def milliseconds(times: dict, name: str) -> str:
+    """Return the engine's time from frame to map, or a peer's network's."""
+    found = times.get(name)
+    if found is None:
+        return "–"
+    return f"{found.get('network', found.get('end_to_end'))['median_ms']:.1f}"
+
+
+def against(found: dict, precision: str) -> str:
+    """Return the ratios to the best peer: its network alone, and end to end."""
+    row = found["ratios"].get(precision)
+    if row is None:
+        return "–"
+    network, whole = row["network"], row.get("end_to_end")
+    if network is None:
+        return "–"
+    both = f" ({whole['ratio']:.2f}x)" if whole else ""
+    return f"{network['ratio']:.2f}x{both} {network['best_peer']}"
+
+
 def speed() -> str:
-    report = json.loads((RESULTS / "end_to_end.json").read_text())
-    names = list(next(iter(report["models"].values()))["times"])
-    lines = ["| Model | " + " | ".join(names) + " | bf16 ratio | f32 ratio |"]
-    lines.append("|---" * (len(names) + 3) + "|")
-    for model, entry in report["models"].items():
-        cells = [f"{entry['times'][name]['median_ms']:.1f}" for name in names]
-        cells += [
-            f"{entry['ratios'][p]['ratio']:.2f}x {entry['ratios'][p]['best_peer'].split()[0]}"
-            for p in ("bf16", "f32")
-        ]
-        lines.append(f"| {model} | " + " | ".join(cells) + " |")
-    lines += ["", f"Milliseconds, median of {report['rounds']} rounds. "]
-    lines[-1] += source(report, "end_to_end.json")
-    return "\n".join(lines)
+    parts = []
+    for report in machines():
+        models = {t: e["batch1"] for t, e in report["models"].items() if "batch1" in e}
+        names = list(dict.fromkeys(name for found in models.values() for name in found["times"]))
+        kinds = [p for p in ("int8", "bf16", "f32") if f"adfast {p}" in names]
+        lines = ["| Model | " + " | ".join([*names, *(f"{p} ratio" for p in kinds)]) + " |"]
+        lines.append("|---" * (len(names) + len(kinds) + 1) + "|")
+        for title, found in models.items():
+            cells = [milliseconds(found["times"], name) for name in names]
+            cells += [against(found, p) for p in kinds]
+            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        rounds = [found["rounds"] for found in models.values()]
+        few, many = min(rounds), max(rounds)
+        several = f"{few} to {many}" if few < many else str(few)
+        lines += ["", f"Milliseconds, median of {several} rounds. {speed_source(report)}"]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def batch() -> str:
+    parts = []
+    for report in machines():
+        models = {
+            t: e["batch8"]["times"]
+            for t, e in report["models"].items()
+            if "times" in e.get("batch8", {})
+        }
+        if not models:
+            continue
+        names = list(dict.fromkeys(name for times in models.values() for name in times))
+        lines = ["| Model | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        for title, times in models.items():
+            rates = (
+                f"{8e3 / times[name]['end_to_end']['median_ms']:.1f}" if name in times else "–"
+                for name in names
+            )
+            lines.append(f"| {title} | " + " | ".join(rates) + " |")
+        lines += ["", speed_source(report)]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or "Not measured yet."
+
+
+def targets() -> str:
+    report = machines()[0]
+    lines = ["| Target | Measured | |", "|---|---|---|"]
+    for target in figures.targets(report):
+        cases = ", ".join(f"{case.name} {case.measured}" for case in target.cases)
+        lines.append(f"| {target.text} | {cases} | {figures.verdict(target)} |")
+    return "\n".join([*lines, "", speed_source(report)])
+
+
+def chart() -> str:
+    """Draw the latest machine's times of batch 1, the engine's whole and the peers' networks.
+
+    Of each runtime the faster of f32 and bf16, and int8.
+    """
+    report = machines()[0]
+    groups = []
+    for title, entry in report["models"].items():
+        times = entry.get("batch1", {}).get("times", {})
+        best: dict[tuple[str, bool], tuple[str, float, bool]] = {}
+        for name, both in times.items():
+            runtime, precision = name.rsplit(" ", 1)
+            bar = (name, both.get("network", both.get("end_to_end"))["median_ms"])
+            kind = runtime, precision == "int8"
+            if runtime != "PyTorch" and (kind not in best or bar[1] < best[kind][1]):
+                best[kind] = (*bar, runtime == "adfast")
+        groups.append((title, list(best.values())))
+    title = f"Milliseconds a frame, {report['machine']['processor']}, {report['date']}"
+    return charts.standalone(charts.bars(title, groups)) + "\n"
 
 
 def accuracy() -> str:
@@ -82,7 +184,13 @@ def parity() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"speed": speed, "parity": parity, "accuracy": accuracy}
+TABLES = {
+    "speed": speed,
+    "batch": batch,
+    "targets": targets,
+    "parity": parity,
+    "accuracy": accuracy,
+}
 
 
 def rendered(text: str) -> str:
@@ -94,11 +202,14 @@ def rendered(text: str) -> str:
 
 def main() -> int:
     readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    new = rendered(text)
-    if "--check" in sys.argv:
-        return int(new != text)
-    readme.write_text(new, encoding="utf-8")
+    files = {readme: rendered(readme.read_text(encoding="utf-8")), CHART: chart()}
+    for path, new in files.items():
+        if "--check" in sys.argv:
+            if not path.exists() or path.read_text(encoding="utf-8") != new:
+                print(f"{path.relative_to(ROOT)} is not what bench/results says")
+                return 1
+        else:
+            path.write_text(new, encoding="utf-8")
     return 0
 
 

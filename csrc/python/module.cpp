@@ -137,10 +137,12 @@ py::list profile(Engine& engine, const py::array& image, const std::string& colo
     row["op"] = r.op;
     row["name"] = r.name;
     row["kernel"] = r.kernel;
+    row["index"] = r.index;
     row["lane"] = r.lane;
     row["begin_ms"] = r.begin;
     row["ms"] = r.milliseconds;
     row["gflop"] = r.gflop;
+    row["bytes"] = r.bytes;
     rows.append(row);
   }
   return rows;

@@ -3,11 +3,13 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstring>
 #include <exception>
+#include <functional>
 
 #include "core/error.h"
 
@@ -147,8 +149,8 @@ void Engine::predict_batch(std::span<Job> jobs) {
     batch_contexts_.push_back(std::make_unique<Context>(*program_, *backend_, 1, geometry_));
   }
   std::atomic<size_t> next = 0;
-  std::vector<std::exception_ptr> failures(lanes_);
-  workers_.run(lanes_, [&](int lane) {
+  std::array<std::exception_ptr, max_lanes> failures;
+  const auto task = [&](int lane) {
     for (size_t i = next++; i < jobs.size(); i = next++) {
       try {
         run(*batch_contexts_[lane], jobs[i], nullptr);
@@ -157,7 +159,8 @@ void Engine::predict_batch(std::span<Job> jobs) {
         return;
       }
     }
-  });
+  };
+  workers_.run(lanes_, std::ref(task));
   for (const auto& failure : failures) {
     if (failure) std::rethrow_exception(failure);
   }
@@ -212,7 +215,8 @@ void Engine::write_map(const Context& context, const Job& job, Workers* workers)
   if (parts == 1) {
     task(0, 1);
   } else {
-    workers->run(parts, [&](int index) { task(index, parts); });
+    const auto part = [&](int index) { task(index, parts); };
+    workers->run(parts, std::ref(part));
   }
 }
 
@@ -227,9 +231,9 @@ std::vector<Engine::StepReport> Engine::profile(const FrameView& frame) {
   std::vector<StepReport> reports;
   for (size_t i = 0; i < times.size(); ++i) {
     const Program::Step& step = program_->steps()[i];
-    reports.push_back({step.op, step.name, step.run->kernel(), times[i].lane,
+    reports.push_back({step.op, step.name, step.run->kernel(), static_cast<int>(i), times[i].lane,
                        (times[i].end - times[i].begin) * 1e3, (times[i].begin - origin) * 1e3,
-                       step.run->flops() * 1e-9});
+                       step.run->flops() * 1e-9, program_->traffic(step)});
   }
   std::stable_sort(reports.begin(), reports.end(),
                    [](const auto& a, const auto& b) { return a.begin < b.begin; });

@@ -59,8 +59,8 @@ class Engine {
 
   struct StepReport {
     std::string op, name, kernel;
-    int lane = 0;
-    double milliseconds = 0, begin = 0, gflop = 0;
+    int index = 0, lane = 0;  // index: of the step, the same in every frame
+    double milliseconds = 0, begin = 0, gflop = 0, bytes = 0;
   };
   std::vector<StepReport> profile(const FrameView& frame);
 

@@ -41,6 +41,8 @@ class Operator {
   virtual std::function<void()> bind(const Binding& binding) const = 0;
   virtual size_t scratch_bytes() const { return 0; }
   virtual double flops() const { return 0; }
+  // Of the constants as they are packed; 0: they are read as the plan holds them.
+  virtual size_t packed_bytes() const { return 0; }
   virtual std::string kernel() const = 0;  // which implementation was chosen, for people
 };
 

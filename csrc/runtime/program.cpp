@@ -106,6 +106,16 @@ std::vector<StepNeeds> Program::needs() const {
   return needs;
 }
 
+double Program::traffic(const Step& step) const {
+  const size_t packed = step.run->packed_bytes();
+  size_t bytes = packed;
+  for (int32_t id : step.inputs) {
+    if (id >= 0 && !(tensors_[id].constant && packed > 0)) bytes += tensors_[id].bytes();
+  }
+  for (int32_t id : step.outputs) bytes += tensors_[id].bytes();
+  return static_cast<double>(bytes);
+}
+
 Context::Context(const Program& program, const Backend& backend, int lanes,
                  const FrameGeometry& geometry)
     : backend_(backend),
@@ -165,7 +175,9 @@ void Context::run(Workers* workers, int threads, std::vector<StepTime>* times) {
   if (lanes() == 1) {
     run_lane(0, threads, times);
   } else {
-    workers->run(lanes(), [&](int lane) { run_lane(lane, threads, times); });
+    // A std::function of a reference needs no memory, whatever the task captures.
+    const auto task = [&](int lane) { run_lane(lane, threads, times); };
+    workers->run(lanes(), std::ref(task));
   }
   if (failed_.load()) throw Error(ErrorKind::run, failure_);
 }

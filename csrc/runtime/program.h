@@ -33,6 +33,8 @@ class Program {
   const std::vector<std::pair<std::string, int32_t>>& outputs() const { return outputs_; }
   int32_t output(std::string_view role) const;  // tensor, or -1
   std::vector<StepNeeds> needs() const;
+  // Bytes that a step reads and writes, its packed constants among them.
+  double traffic(const Step& step) const;
 
  private:
   int32_t as_type(int32_t tensor, DType type, const Backend& backend);

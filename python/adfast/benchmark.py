@@ -14,6 +14,20 @@ from adfast.errors import AdfastError
 #: Percentiles reported beside min, mean and max.
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
+# Smaller steps say little of the rates that can be reached: clocks and calls weigh too much.
+_SIZEABLE_GFLOP = 0.01
+_SIZEABLE_BYTES = 1e6
+
+# Instruction sets that decide how fast a network can be: our word, the kernel's flag.
+_INSTRUCTIONS = {
+    "avx2": "avx2",
+    "avx512": "avx512f",
+    "vnni": "avx512_vnni",
+    "bf16": "avx512_bf16",
+    "fp16": "avx512_fp16",
+    "amx": "amx_tile",
+}
+
 
 def measure(
     engine: Any, frame: np.ndarray, *, batch: int = 1, seconds: float = 5.0, warmup: float = 1.0
@@ -77,12 +91,15 @@ def summarize(values: np.ndarray) -> dict[str, float | None]:
 
 def machine() -> dict[str, Any]:
     """Name the processor, the cores this process may use and the operating system."""
-    name = platform.processor() or platform.machine()
+    name, flags = platform.processor() or platform.machine(), set()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
-                if line.startswith("model name"):
-                    name = line.split(":", 1)[1].strip()
+                key, _, value = line.partition(":")
+                if key.strip() == "model name":
+                    name = value.strip()
+                if key.strip() == "flags":
+                    flags = set(value.split())
                     break
     except OSError:
         pass
@@ -90,9 +107,134 @@ def machine() -> dict[str, Any]:
     return {
         "processor": name,
         "cores": usable,
+        "instructions": [word for word, flag in _INSTRUCTIONS.items() if flag in flags],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
+
+
+def profile(engine: Any, frame: np.ndarray, *, seconds: float = 2.0) -> dict[str, Any]:
+    """Profile frames for `seconds`, at least five, and report each step's median.
+
+    `share_of_best` compares a step with the best of the same plan: its flops at the most GFLOP/s
+    that any step of some size reached, or its bytes at the most GB/s, whichever takes longer, over
+    what it took. It shows which steps lag behind the others, not how far all are from the machine's
+    peak; bytes are counted once each, wherever in the caches they lie.
+
+    Args:
+        engine: an `adfast.Engine`, or anything with its `profile`.
+        frame: uint8 (H, W) or (H, W, 3).
+        seconds: how long; the first two frames are not counted.
+
+    Returns:
+        {"frames", "best_gflops", "best_gbs", "steps": [{"op", "name", "kernel", "lane", "ms",
+        "gflop", "bytes", "gflops", "gbs", "share_of_best"}, ...] from the longest, "ops": totals
+        of each kind of op, "frame_steps": the steps of the frame of median length, as
+        `Engine.profile` returns them}.
+    """
+    for _ in range(2):
+        engine.profile(frame)
+    runs, begin = [], time.perf_counter()
+    while len(runs) < 5 or time.perf_counter() - begin < seconds:
+        runs.append(engine.profile(frame))
+    by_index: dict[int, list[float]] = {}
+    for run in runs:
+        for step in run:
+            by_index.setdefault(step["index"], []).append(step["ms"])
+    kept = ("op", "name", "kernel", "lane", "gflop", "bytes")
+    steps = [
+        {key: step[key] for key in kept} | {"ms": float(np.median(by_index[step["index"]]))}
+        for step in runs[0]
+    ]
+    for step in steps:
+        step |= _rates(step)
+    fastest = max((s["gflops"] for s in steps if s["gflop"] >= _SIZEABLE_GFLOP), default=None)
+    widest = max((s["gbs"] for s in steps if s["bytes"] >= _SIZEABLE_BYTES), default=None)
+    for step in steps:
+        bounds = [1e3 * step["gflop"] / fastest if fastest else 0.0]
+        bounds.append(1e-6 * step["bytes"] / widest if widest else 0.0)
+        step["share_of_best"] = min(1.0, max(bounds) / step["ms"]) if step["ms"] > 0 else None
+    ops: dict[str, dict[str, Any]] = {}
+    for step in steps:
+        total = ops.setdefault(
+            step["op"], {"op": step["op"], "steps": 0, "ms": 0.0, "gflop": 0.0, "bytes": 0.0}
+        )
+        total["steps"] += 1
+        for key in ("ms", "gflop", "bytes"):
+            total[key] += step[key]
+    for total in ops.values():
+        total |= _rates(total)
+    lengths = [max(s["begin_ms"] + s["ms"] for s in run) for run in runs]
+    return {
+        "frames": len(runs),
+        "best_gflops": fastest,
+        "best_gbs": widest,
+        "steps": sorted(steps, key=lambda step: -step["ms"]),
+        "ops": sorted(ops.values(), key=lambda total: -total["ms"]),
+        "frame_steps": runs[int(np.argsort(lengths)[len(runs) // 2])],
+    }
+
+
+def _rates(step: dict[str, Any]) -> dict[str, float]:
+    seconds = max(1e-3 * step["ms"], 1e-9)
+    return {"gflops": step["gflop"] / seconds, "gbs": 1e-9 * step["bytes"] / seconds}
+
+
+def profile_lines(report: dict[str, Any], rows: int) -> list[str]:
+    """Lay a profile out as text: the `rows` longest steps (0: all), then totals by kind of op."""
+    steps, whole = report["steps"], sum(step["ms"] for step in report["steps"])
+    shown = steps[: rows or None]
+    header = "ms".rjust(9) + "share".rjust(7) + "GFLOP/s".rjust(9) + "GB/s".rjust(8)
+    out = [f"{header}{'of best':>9} lane  op, kernel, name"]
+
+    def figures(row: dict[str, Any]) -> str:
+        share = 100 * row["ms"] / whole
+        return f"{row['ms']:9.3f}{share:6.1f}%{row['gflops']:9.1f}{row['gbs']:8.1f}"
+
+    for step in shown:
+        best = "–" if step["share_of_best"] is None else f"{100 * step['share_of_best']:.0f}%"
+        text = f"{step['op']:<18} {step['kernel']:<24} {step['name']}"
+        out.append(f"{figures(step)}{best:>9}{step['lane']:>5}  {text}")
+    if len(shown) < len(steps):
+        rest = sum(step["ms"] for step in steps[len(shown) :])
+        out.append(
+            f"{rest:9.3f}{100 * rest / whole:6.1f}%  in {len(steps) - len(shown)} more steps"
+        )
+    out += ["", f"{header}  steps  op"]
+    out += [f"{figures(total)}{total['steps']:>7}  {total['op']}" for total in report["ops"]]
+    out += [
+        "",
+        f"medians of {report['frames']} frames; shares are of the sum over all lanes. of best: a "
+        "step's time at the best rates that sizeable steps of this plan reached, by its own time: "
+        + " and ".join(
+            f"{value:.0f} {unit}"
+            for value, unit in ((report["best_gflops"], "GFLOP/s"), (report["best_gbs"], "GB/s"))
+            if value is not None
+        ),
+    ]
+    return out
+
+
+def chrome_trace(steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """Turn the steps of one frame into a trace for chrome://tracing or Perfetto, a row per lane."""
+    events: list[dict[str, Any]] = [
+        {"name": "thread_name", "ph": "M", "pid": 0, "tid": lane, "args": {"name": f"lane {lane}"}}
+        for lane in sorted({step["lane"] for step in steps})
+    ]
+    for step in steps:
+        events.append(
+            {
+                "name": step["name"] or step["op"],
+                "cat": step["op"],
+                "ph": "X",
+                "ts": 1e3 * step["begin_ms"],
+                "dur": 1e3 * step["ms"],
+                "pid": 0,
+                "tid": step["lane"],
+                "args": {key: step[key] for key in ("op", "kernel", "gflop", "bytes")},
+            }
+        )
+    return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
 def sample_frame(height: int, width: int) -> np.ndarray:

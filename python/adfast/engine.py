@@ -133,8 +133,9 @@ class Engine:
     def profile(self, image: Any, *, color: str = "rgb") -> list[dict[str, Any]]:
         """Inspect one frame and return its steps in the order they began.
 
-        Each is {"op", "name", "kernel", "lane", "begin_ms", "ms", "gflop"}; `lane` is the thread it
-        ran on, `kernel` the implementation that was chosen.
+        Each is {"op", "name", "kernel", "index", "lane", "begin_ms", "ms", "gflop", "bytes"};
+        `kernel` is the implementation that was chosen, `index` the step's number, the same in every
+        frame, `lane` the thread it ran on; `bytes` are those it reads and writes, weights included.
         """
         return self._core.profile(_as_array(image), color)
 

@@ -58,8 +58,12 @@ class FakeEngine:
         """Do nothing."""
 
     def profile(self, frame):
-        """Report one step."""
-        return [{"op": "conv2d", "name": "stem", "kernel": "fast", "ms": 1.0}]
+        """Report two steps on two lanes."""
+        common = {"kernel": "fast", "begin_ms": 0.0, "gflop": 0.2, "bytes": 4e6}
+        return [
+            common | {"op": "conv2d", "name": "stem", "index": 0, "lane": 0, "ms": 1.0},
+            common | {"op": "add", "name": "sum", "index": 1, "lane": 1, "ms": 4.0},
+        ]
 
     def self_test(self):
         """Pass."""

@@ -247,10 +247,10 @@ def test_eval_without_masks(engine, data, capsys):
 
 
 def test_bench_reports_percentiles_and_protocol(engine, capsys):
-    arguments = ["bench", "p.plan", "--seconds", "0.05", "--batch", "3", "--steps", "1"]
+    arguments = ["bench", "p.plan", "--seconds", "0.05", "--batch", "3"]
     assert cli.main(arguments) == 0
     text = capsys.readouterr().out
-    assert "p99.9" in text and "protocol: one caller, predict_batch of 3" in text and "stem" in text
+    assert "p99.9" in text and "protocol: one caller, predict_batch of 3" in text
     assert cli.main([*arguments, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result["stages"]) == {"call", "frame", "network", "map", "total"}
@@ -258,6 +258,27 @@ def test_bench_reports_percentiles_and_protocol(engine, capsys):
     assert call["min"] <= call["mean"] <= call["max"]
     assert cli.main(["bench", "p.plan", "--batch", "0"]) == 1
     assert "must be positive" in capsys.readouterr().err
+
+
+def test_bench_profiles_steps_and_writes_a_trace(engine, tmp_path, capsys):
+    trace = tmp_path / "trace.json"
+    arguments = ["bench", "p.plan", "--seconds", "0.05", "--profile", "1", "--trace", str(trace)]
+    assert cli.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "fast" in text and "1 more steps" in text and "200 GFLOP/s and 4 GB/s" in text
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert [e["args"]["name"] for e in events if e["ph"] == "M"] == ["lane 0", "lane 1"]
+    assert [(e["name"], e["tid"], e["dur"]) for e in events if e["ph"] == "X"] == [
+        ("stem", 0, 1000),
+        ("sum", 1, 4000),
+    ]
+    assert cli.main([*arguments, "--json"]) == 0
+    profile = json.loads(capsys.readouterr().out)["profile"]
+    assert [step["name"] for step in profile["steps"]] == ["sum", "stem"]
+    assert [step["share_of_best"] for step in profile["steps"]] == pytest.approx([0.25, 1.0])
+    assert [(total["op"], total["gbs"]) for total in profile["ops"]] == [("add", 1), ("conv2d", 4)]
+    assert cli.main(["bench", "p.plan", "--profile", "-1"]) == 1
+    assert "--profile is -1" in capsys.readouterr().err
 
 
 def test_percentiles_are_observed_values_and_absent_when_unseen():

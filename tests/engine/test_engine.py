@@ -198,6 +198,18 @@ def test_profile_lists_every_step(engine):
     assert [s["op"] for s in steps].count("conv2d") == 4
     assert steps[0]["op"] == "frame"
     assert all(s["ms"] >= 0 and s["kernel"] for s in steps)
+    assert sorted(s["index"] for s in steps) == list(range(len(steps)))
+
+
+def test_profile_counts_bytes_and_flops(tiny_plan):
+    steps = {s["name"]: s for s in adfast.load(tiny_plan, precision="f32").profile(FRAME)}
+    pixels = 16 * 16
+    # 3 channels in, 4 out, a weight of 3x3 and a bias each; oneDNN may pad packed channels.
+    plain = 4 * (pixels * (3 + 4) + 4 * 3 * 9 + 4)
+    assert plain <= steps["a0"]["bytes"] <= plain + 4 * (16 * 16 * 9 + 16)
+    assert steps["a0"]["gflop"] == pytest.approx(2e-9 * pixels * 4 * 3 * 9, rel=0.1)
+    # The blur's kernel is not packed: two maps and three weights.
+    assert steps["blur"]["bytes"] == 4 * (2 * pixels + 3)
 
 
 def test_info_and_repr(engine):

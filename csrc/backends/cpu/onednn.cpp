@@ -50,6 +50,12 @@ OnednnOperator::OnednnOperator(dnnl::primitive primitive, const dnnl::primitive_
       flops_(flops),
       kernel_(std::string("onednn:") + desc.impl_info_str()) {}
 
+size_t OnednnOperator::packed_bytes() const {
+  size_t bytes = 0;
+  for (const Argument& argument : constants_) bytes += argument.memory.get_desc().get_size();
+  return bytes;
+}
+
 std::function<void()> OnednnOperator::bind(const Binding& binding) const {
   struct Call {
     dnnl::primitive primitive;

@@ -40,6 +40,7 @@ class OnednnOperator final : public Operator {
   std::function<void()> bind(const Binding& binding) const override;
   size_t scratch_bytes() const override { return scratch_.get_size(); }
   double flops() const override { return flops_; }
+  size_t packed_bytes() const override;
   std::string kernel() const override { return kernel_; }
 
  private:

@@ -1,4 +1,4 @@
-"""adfast bench: measure latency by stage, in percentiles."""
+"""adfast bench: measure latency by stage, in percentiles, and the single steps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from adfast import benchmark
 from adfast.commands.selftest import add_engine_arguments, load_engine
+from adfast.errors import ArgumentError
+from adfast.files import atomic_write
 from adfast.images import read_image
 
 
@@ -27,11 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, default=5.0, metavar="S", help="measuring time (default 5)"
     )
     parser.add_argument(
-        "--steps",
+        "--profile",
         type=int,
-        default=0,
+        nargs="?",
+        const=20,
         metavar="N",
-        help="also list the N longest steps of one frame",
+        help="also time the single steps, and list the N longest (default 20, 0 for all)",
+    )
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="write one frame's steps for chrome://tracing or Perfetto",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document instead of a table"
@@ -41,19 +50,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.profile is not None and args.profile < 0:
+        raise ArgumentError(f"bench: --profile is {args.profile}, expected 0 (all) or more")
     engine = load_engine(args)
     if args.image is not None:
         frame = read_image(args.image)
     else:
         frame = benchmark.sample_frame(*engine.info["resize"])
     result = benchmark.measure(engine, frame, batch=args.batch, seconds=args.seconds)
-    if args.steps > 0:
-        steps = sorted(engine.profile(frame), key=lambda step: -step["ms"])
-        result["steps"] = steps[: args.steps]
+    profile = None
+    if args.profile is not None or args.trace is not None:
+        profile = benchmark.profile(engine, frame, seconds=args.seconds)
+        steps = profile.pop("frame_steps")
+    if args.trace is not None:
+        with atomic_write(args.trace, "w") as file:
+            json.dump(benchmark.chrome_trace(steps), file)
+    shown = args.profile is not None
     if args.json:
-        print(json.dumps(result, indent=1, allow_nan=False))
+        document = result | ({"profile": profile} if shown else {})
+        print(json.dumps(document, indent=1, allow_nan=False))
     else:
         print("\n".join(benchmark.lines(result)))
-        for step in result.get("steps", ()):
-            print(f"{step['ms']:9.3f} ms  {step['op']:<20} {step['kernel']:<24} {step['name']}")
+        if shown:
+            print("\n" + "\n".join(benchmark.profile_lines(profile, args.profile)))
     return 0

@@ -189,6 +189,47 @@ def intervals(
     return chart(title, body, height)
 
 
+def bars(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float, bool]]]]) -> Html:
+    """Draw groups of positive figures as bars from the smallest, the longest of a group full width.
+
+    Args:
+        title: what is drawn.
+        groups: name, and (name, value, ours) of each bar; ours are drawn in the other colour.
+    """
+    left, line = 140, 15
+    body, up = [], _TOP + 6
+    for name, rows in groups:
+        up += line
+        body.append(_text(12, up, name, "start", "var(--text)"))
+        largest = max((value for _, value, _ in rows), default=1.0)
+        for label, value, ours in sorted(rows, key=lambda row: row[1]):
+            up += line
+            width = (_RIGHT - left - 56) * value / largest
+            colour = "var(--blue)" if ours else "var(--line)"
+            body.append(_text(left - 8, up, label, "end", "var(--blue)" if ours else ""))
+            body.append(
+                f'<rect x="{left}" y="{up - 10}" width="{width:.1f}" height="{line - 4}" '
+                f'fill="{colour}"/>'
+            )
+            body.append(_text(left + width + 6, up, number(value), "start"))
+        up += 8
+    return chart(title, body, up + 8)
+
+
+def standalone(drawn: Html) -> str:
+    """Make an SVG file of a chart, which brings the colours of a page along."""
+    return drawn.text.replace(
+        "<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH + 140}" ', 1
+    ).replace(
+        ">",
+        "><style>svg { --page: #ffffff; --text: #1b1f24; --dim: #5b6570; --line: #c3c9d0; "
+        "--blue: #1f6fc4; --red: #d2542c; background: var(--page) } "
+        "text { fill: var(--dim); font: 12px system-ui, sans-serif } "
+        "text.title { fill: var(--text); font-weight: 600; font-size: 13px }</style>",
+        1,
+    )
+
+
 class _Axis:
     """Places values on [0, 1], on a logarithmic scale when they span decades."""
 

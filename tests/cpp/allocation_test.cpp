@@ -1,0 +1,130 @@
+// Engine::predict and predict_batch allocate nothing once they are warm: allocation_test PLAN...
+//
+// Counts every call of malloc and its kin in this process. oneDNN 3.2 keeps a small map of its
+// arguments during each call of a primitive and gives it back; those are counted apart.
+#include <dlfcn.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "runtime/engine.h"
+
+namespace {
+
+std::atomic<bool> counting = false;
+std::atomic<long> ours = 0, onednn = 0;
+
+void count(void* caller) {
+  if (!counting.load(std::memory_order_relaxed)) return;
+  Dl_info info;
+  const bool theirs = dladdr(caller, &info) != 0 && info.dli_fname != nullptr &&
+                      std::strstr(info.dli_fname, "libdnnl") != nullptr;
+  ++(theirs ? onednn : ours);
+}
+
+}  // namespace
+
+extern "C" {
+void* __libc_malloc(size_t);
+void __libc_free(void*);
+void* __libc_calloc(size_t, size_t);
+void* __libc_realloc(void*, size_t);
+void* __libc_memalign(size_t, size_t);
+
+void* malloc(size_t bytes) {
+  count(__builtin_return_address(0));
+  return __libc_malloc(bytes);
+}
+void* calloc(size_t number, size_t bytes) {
+  count(__builtin_return_address(0));
+  return __libc_calloc(number, bytes);
+}
+void* realloc(void* old, size_t bytes) {
+  count(__builtin_return_address(0));
+  return __libc_realloc(old, bytes);
+}
+void* aligned_alloc(size_t alignment, size_t bytes) {
+  count(__builtin_return_address(0));
+  return __libc_memalign(alignment, bytes);
+}
+void* memalign(size_t alignment, size_t bytes) {
+  count(__builtin_return_address(0));
+  return __libc_memalign(alignment, bytes);
+}
+int posix_memalign(void** result, size_t alignment, size_t bytes) {
+  count(__builtin_return_address(0));
+  *result = __libc_memalign(alignment, bytes);
+  return *result == nullptr;
+}
+}
+
+// Called from where `new` stands, so that its module is known; the library's calls malloc itself.
+void* operator new(size_t bytes) {
+  count(__builtin_return_address(0));
+  void* result = __libc_malloc(bytes == 0 ? 1 : bytes);
+  if (result == nullptr) throw std::bad_alloc();
+  return result;
+}
+void* operator new[](size_t bytes) {
+  count(__builtin_return_address(0));
+  void* result = __libc_malloc(bytes == 0 ? 1 : bytes);
+  if (result == nullptr) throw std::bad_alloc();
+  return result;
+}
+void operator delete(void* p) noexcept { __libc_free(p); }
+void operator delete(void* p, size_t) noexcept { __libc_free(p); }
+void operator delete[](void* p) noexcept { __libc_free(p); }
+void operator delete[](void* p, size_t) noexcept { __libc_free(p); }
+
+using namespace adfast;
+
+namespace {
+
+void check_plan(const char* path) {
+  const Plan plan = Plan::open(path);
+  constexpr int64_t side = 400;  // large enough for a map written by several threads
+  const std::vector<uint8_t> pixels(side * side, 99);
+  std::vector<float> map(side * side), other(side * side);
+  std::vector<Job> jobs(2);
+  for (Job& job : jobs) job.frame = {pixels.data(), side, side, side, 1, 0, Color::grey};
+  jobs[0].map = map.data();
+  jobs[1].map = other.data();
+  for (int threads : {1, 2, 3}) {
+    Engine engine(plan, {threads, "f32", ""});
+    for (int i = 0; i < 5; ++i) {
+      engine.predict(jobs[0]);
+      engine.predict_batch(jobs);
+    }
+    constexpr int frames = 50;
+    ours = onednn = 0;
+    counting = true;
+    for (int i = 0; i < frames; ++i) engine.predict(jobs[0]);
+    counting = false;
+    CHECK(ours == 0, "%s, %d threads: %ld in %d frames", path, threads, ours.load(), frames);
+    std::printf("%s, %d threads: %.1f allocations a frame by oneDNN\n", path, threads,
+                static_cast<double>(onednn) / frames);
+    ours = 0;
+    counting = true;
+    for (int i = 0; i < frames; ++i) engine.predict_batch(jobs);
+    counting = false;
+    CHECK(ours == 0, "%s, %d threads: %ld in %d batches", path, threads, ours.load(), frames);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  counting = true;
+  std::free(std::malloc(1));
+  delete new int(1);
+  counting = false;
+  CHECK(ours + onednn >= 1, "allocations are not counted");
+  CHECK(argc > 1, "no plans were given");
+  for (int i = 1; i < argc; ++i) check_plan(argv[i]);
+  return report("allocation");
+}
