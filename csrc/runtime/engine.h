@@ -3,6 +3,7 @@
 // Thread safety: any number of engines; one engine may be used from many threads, which then take
 // turns.
 #pragma once
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -62,6 +63,14 @@ class Engine {
     double milliseconds = 0, begin = 0, gflop = 0;
   };
   std::vector<StepReport> profile(const FrameView& frame);
+
+  // What a computed value of the graph holds on a frame, for quantisation.
+  struct Observation {
+    float low = 0, high = 0;      // asked for: the range of the counts; answered: of the elements
+    std::vector<int64_t> counts;  // of equal parts of the asked range; what lies outside is clipped
+  };
+  // Fills in the observations of the values named; those must be f32 in this engine.
+  void observe(const FrameView& frame, std::map<std::string, Observation>* values);
 
  private:
   std::unique_ptr<Program> build(const Graph& graph) const;

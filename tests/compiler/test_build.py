@@ -248,7 +248,7 @@ def test_difference_refuses_what_is_not_finite():
 def test_bad_arguments(onnx_file, good, tmp_path):
     out = tmp_path / "a.plan"
     for error, arguments in [
-        (ArgumentError, {"precision": "int8"}),
+        (ArgumentError, {"precision": "int4"}),
         (ArgumentError, {"max_fpr": 1.0}),
         (DataError, {"calibrate": tmp_path / "absent"}),
         (CompileError, {"passes_off": ["nothing"]}),
