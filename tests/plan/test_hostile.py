@@ -199,7 +199,7 @@ def test_levels_that_make_no_sense_are_refused(tmp_path, scale):
     path, graph = tmp_path / "levels.plan", Graph("levels")
     x, weight = graph.input("x", (1, 8, 5, 5)), graph.constant("w", np.ones((2, 8, 1, 1)))
     attrs = {"input_scale": 0.123, "input_zero": 77}
-    graph.output("y", graph.add("conv2d", [x, weight], attrs)[0])
+    graph.output("y", graph.add("conv2d", [x, weight], attrs, name="step")[0])
     write_test_plan(path, graph)
     data = path.read_bytes()
     image = {"x": np.ones((1, 8, 5, 5), np.float32)}
