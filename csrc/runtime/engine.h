@@ -21,7 +21,7 @@ namespace adfast {
 
 struct EngineOptions {
   int threads = 0;        // 0: as many as processors this process may use
-  std::string precision;  // "f32", "bf16", or empty: the plan's own
+  std::string precision;  // "f32", "bf16", "int8", or empty: the plan's own
   std::string isa;        // "scalar", "avx2", "avx512", or empty: the best
 };
 

@@ -403,8 +403,8 @@ def _trial(
         frames,
         expected,
         images,
-        [read_image(samples[index]) for index in _spread(len(samples), SAMPLES)],
-        [(read_image(path), bad) for path, bad in made.good.labelled],
+        [samples[index] for index in _spread(len(samples), SAMPLES)],
+        made.good.labelled,
         track,
     )
 

@@ -139,12 +139,12 @@ class Engine:
         return self._core.profile(_as_array(image), color)
 
     def _observe(
-        self, image: np.ndarray, ranges: dict[str, tuple[float, float]], bins: int
+        self, image: Any, ranges: dict[str, tuple[float, float]], bins: int
     ) -> dict[str, tuple[float, float, np.ndarray]]:
         """Look at values of the graph on a frame; for `adfast.quantize`.
 
         Args:
-            image: uint8.
+            image: as for `predict`.
             ranges: of what is counted, by the value's name.
             bins: into which each range is split evenly; 0: nothing is counted.
 
@@ -152,7 +152,7 @@ class Engine:
             Per value its least and largest element and the counts; elements outside the range are
             counted at its ends.
         """
-        return self._core.observe(image, ranges, bins)
+        return self._core.observe(_as_array(image), ranges, bins)
 
     @property
     def info(self) -> dict[str, Any]:

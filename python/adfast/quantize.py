@@ -64,13 +64,13 @@ def candidates(graph: Graph) -> list[Node]:
 
 
 def observe(
-    engine: Any, frames: Sequence[np.ndarray], names: Iterable[str], track: Track = silent
+    engine: Any, frames: Sequence[Any], names: Iterable[str], track: Track = silent
 ) -> dict[str, Seen]:
     """Make histograms of values of the graph.
 
     Args:
         engine: an `adfast.Engine` in f32.
-        frames: uint8 images.
+        frames: images, as for `Engine.predict`.
         names: of computed values.
         track: shows the progress.
     """
@@ -125,7 +125,7 @@ def quantized(graph: Graph, chosen: Mapping[str, Levels]) -> Graph:
 def calibrate(
     graph: Graph,
     engine: Any,
-    frames: Sequence[np.ndarray],
+    frames: Sequence[Any],
     rule: str = "mse",
     track: Track = silent,
 ) -> Graph:
@@ -134,7 +134,7 @@ def calibrate(
     Args:
         graph: what the plan was written from.
         engine: that plan, in f32.
-        frames: uint8 images.
+        frames: images, as for `Engine.predict`.
         rule: one of `RULES`.
         track: shows the progress.
     """
