@@ -218,7 +218,7 @@ struct LayerNormArgs {
   float eps;
   void* out;  // may alias x or residual if it is f32
   DType out_dtype = DType::f32;
-  Levels out_levels;
+  Levels out_levels = {};
 };
 
 struct SoftmaxArgs {
@@ -250,7 +250,7 @@ struct UnaryArgs {
   void* out;
   DType out_dtype;
   int64_t count;
-  Levels out_levels;
+  Levels out_levels = {};
 };
 
 enum class Binary : int32_t { add, sub, mul, div, max, min };
@@ -266,7 +266,7 @@ struct BinaryArgs {
   int64_t count, b_count;
   void* out;
   DType out_dtype;
-  Levels out_levels;
+  Levels out_levels = {};
 };
 
 enum class Reduce : int32_t { sum, mean, max };
