@@ -6,10 +6,25 @@
 
 namespace adfast {
 
-// Only constants are i32: indices.
-enum class DType : int32_t { f32 = 0, bf16 = 1, i32 = 2 };
+// Only constants are i32: indices. Only what int8 steps read is u8.
+enum class DType : int32_t { f32 = 0, bf16 = 1, i32 = 2, u8 = 3 };
 
-inline size_t size_of(DType type) { return type == DType::bf16 ? 2 : 4; }
+inline size_t size_of(DType type) { return type == DType::bf16 ? 2 : type == DType::u8 ? 1 : 4; }
+
+// What u8 stands for: value = scale * (stored - zero). The zero is whole, so that the zeros of a
+// convolution's padding are exact.
+struct Levels {
+  float scale = 1;
+  int32_t zero = 0;
+  bool operator==(const Levels&) const = default;
+};
+
+// How a value lies in memory; `levels` matter to u8 only.
+struct Storage {
+  DType dtype = DType::f32;
+  Levels levels;
+  bool operator==(const Storage&) const = default;
+};
 
 using Shape = std::vector<int64_t>;
 

@@ -169,6 +169,9 @@ Graph read_graph(ByteReader in, std::span<const std::byte> weights) {
     node.inputs = read_ids(in, graph.values.size(), true);
     node.outputs = read_ids(in, graph.values.size(), false);
     node.attrs = read_table(in, node.op + " '" + node.name + "'");
+    if (node.input_levels() && node.op != "conv2d" && node.op != "linear") {
+      in.fail(node.attrs.owner + " has a quantised input; only conv2d and linear may");
+    }
   }
   graph.inputs = read_ids(in, graph.values.size(), false);
   graph.outputs.resize(in.count(8));
@@ -288,6 +291,19 @@ std::vector<double> Table::reals(std::string_view key, size_t count) const {
                                      std::to_string(count) + " finite ones");
   }
   return values;
+}
+
+std::optional<Levels> Node::input_levels() const {
+  if (!attrs.has("input_scale")) return std::nullopt;
+  const auto scale = static_cast<float>(attrs.real("input_scale"));
+  const int64_t zero = attrs.integer("input_zero");
+  // Reciprocals and products of scales must be floats too.
+  if (!(scale >= 1e-18f && scale <= 1e18f) || zero < 0 || zero > 255) {
+    throw Error(ErrorKind::plan, "[" + attrs.owner + "] is quantised with scale " +
+                                     std::to_string(scale) + " and zero " + std::to_string(zero) +
+                                     ", expected 1e-18 to 1e18 and 0 to 255");
+  }
+  return Levels{scale, static_cast<int32_t>(zero)};
 }
 
 int32_t Graph::output(std::string_view role) const {

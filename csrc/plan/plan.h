@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -56,6 +57,9 @@ struct Node {
   std::vector<int32_t> inputs;  // -1: absent
   std::vector<int32_t> outputs;
   Table attrs;
+
+  // How the first input is stored where the step runs in int8; none: it never does.
+  std::optional<Levels> input_levels() const;
 };
 
 struct Graph {

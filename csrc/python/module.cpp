@@ -148,6 +148,27 @@ py::list profile(Engine& engine, const py::array& image, const std::string& colo
   return rows;
 }
 
+// {value: (low, high)} to {value: (low, high, counts)}, see Engine::observe.
+py::dict observe(Engine& engine, const py::array& image,
+                 const std::map<std::string, std::pair<float, float>>& ranges, int bins) {
+  const FrameView view = view_of(image, "rgb");
+  std::map<std::string, Engine::Observation> values;
+  for (const auto& [name, range] : ranges) {
+    values[name] = {range.first, range.second, std::vector<int64_t>(bins)};
+  }
+  {
+    py::gil_scoped_release release;
+    engine.observe(view, &values);
+  }
+  py::dict result;
+  for (const auto& [name, seen] : values) {
+    const py::array_t<int64_t> counts(static_cast<py::ssize_t>(seen.counts.size()),
+                                      seen.counts.data());
+    result[py::str(name)] = py::make_tuple(seen.low, seen.high, counts);
+  }
+  return result;
+}
+
 py::object field_value(const Field& field) {
   return std::visit([](const auto& value) -> py::object { return py::cast(value); }, field);
 }
@@ -286,6 +307,7 @@ PYBIND11_MODULE(_core, m) {
       .def("predict", &predict, py::arg("image"), py::arg("color"))
       .def("predict_batch", &predict_batch, py::arg("images"), py::arg("color"))
       .def("profile", &profile, py::arg("image"), py::arg("color"))
+      .def("observe", &observe, py::arg("image"), py::arg("ranges"), py::arg("bins"))
       .def("describe", &describe);
   m.def(
       "read_plan", [](const std::string& path) { return plan_contents(Plan::open(path)); },

@@ -49,6 +49,20 @@ FrameGeometry geometry_of(const Graph& graph) {
   throw Error(ErrorKind::plan, "the graph has no 'frame' op, so it cannot take an image");
 }
 
+void count(const float* elements, int64_t size, Engine::Observation* seen) {
+  const float low = seen->low, last = static_cast<float>(seen->counts.size()) - 1;
+  const float per_unit = (last + 1) / std::max(seen->high - low, 1e-30f);
+  seen->low = seen->high = elements[0];
+  for (int64_t i = 0; i < size; ++i) {
+    const float v = elements[i];
+    seen->low = std::min(seen->low, v);
+    seen->high = std::max(seen->high, v);
+    // Of a NaN the first, as std::max keeps its first argument.
+    if (last >= 0)
+      ++seen->counts[static_cast<size_t>(std::min(last, std::max(0.0f, (v - low) * per_unit)))];
+  }
+}
+
 }  // namespace
 
 int usable_processors() {
@@ -74,6 +88,11 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
   }
   backend_ = make_cpu_backend(
       {wish ? plan.fields.text("precision") : options.precision, wish, options.isa, tactics});
+  const auto quantised = [](const Node& node) { return node.input_levels().has_value(); };
+  if (backend_->precision() == "int8" && std::ranges::none_of(plan.graph.nodes, quantised)) {
+    throw Error(ErrorKind::argument,
+                "precision='int8': this plan has no quantisation; build it with --precision int8");
+  }
   program_ = build(plan.graph);
   if (lanes_ > 1 && parallelism(program_->needs()) < worthwhile_parallelism) {
     threads_per_lane_ *= lanes_;
@@ -113,9 +132,7 @@ std::unique_ptr<Program> Engine::build(const Graph& graph) const {
   }
 }
 
-std::string Engine::precision() const {
-  return backend_->feature_type() == DType::f32 ? "f32" : "bf16";
-}
+std::string Engine::precision() const { return backend_->precision(); }
 
 void Engine::check(const FrameView& frame) const {
   if (!workers_.alive()) {
@@ -238,6 +255,33 @@ std::vector<Engine::StepReport> Engine::profile(const FrameView& frame) {
   std::stable_sort(reports.begin(), reports.end(),
                    [](const auto& a, const auto& b) { return a.begin < b.begin; });
   return reports;
+}
+
+void Engine::observe(const FrameView& frame, std::map<std::string, Observation>* values) {
+  check(frame);
+  const std::lock_guard lock(mutex_);
+  std::map<int32_t, Observation*> wanted;
+  for (size_t id = 0; id < program_->tensors().size(); ++id) {
+    const Tensor& tensor = program_->tensors()[id];
+    const auto found = values->find(tensor.name);
+    if (found == values->end() || tensor.constant || tensor.dtype != DType::f32) continue;
+    wanted.emplace(static_cast<int32_t>(id), &found->second);
+  }
+  if (wanted.size() != values->size()) {
+    throw Error(ErrorKind::argument, "[observe] " + std::to_string(values->size()) +
+                                         " values asked for, " + std::to_string(wanted.size()) +
+                                         " of them are computed in f32");
+  }
+  context_->frame().set(frame, backend_->frame_scratch(frame.width));
+  // Each value is written by one step, so lanes do not meet.
+  context_->run(&workers_, threads_per_lane_, nullptr, [&](int32_t step) {
+    for (int32_t id : program_->steps()[step].outputs) {
+      const auto found = wanted.find(id);
+      if (found == wanted.end()) continue;
+      const auto* elements = static_cast<const float*>(context_->data(id));
+      count(elements, element_count(program_->tensors()[id].shape), found->second);
+    }
+  });
 }
 
 }  // namespace adfast

@@ -3,6 +3,7 @@
 // Thread safety: any number of engines; one engine may be used from many threads, which then take
 // turns.
 #pragma once
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -20,7 +21,7 @@ namespace adfast {
 
 struct EngineOptions {
   int threads = 0;        // 0: as many as processors this process may use
-  std::string precision;  // "f32", "bf16", or empty: the plan's own
+  std::string precision;  // "f32", "bf16", "int8", or empty: the plan's own
   std::string isa;        // "scalar", "avx2", "avx512", or empty: the best
   std::string tactics;    // a file for read_tactics, or empty: the backend's own estimates
 };
@@ -63,6 +64,14 @@ class Engine {
     double milliseconds = 0, begin = 0, gflop = 0, bytes = 0;
   };
   std::vector<StepReport> profile(const FrameView& frame);
+
+  // What a computed value of the graph holds on a frame, for quantisation.
+  struct Observation {
+    float low = 0, high = 0;      // asked for: the range of the counts; answered: of the elements
+    std::vector<int64_t> counts;  // of equal parts of the asked range; what lies outside is clipped
+  };
+  // Fills in the observations of the values named; those must be f32 in this engine.
+  void observe(const FrameView& frame, std::map<std::string, Observation>* values);
 
  private:
   std::unique_ptr<Program> build(const Graph& graph) const;

@@ -2,6 +2,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,6 +22,7 @@ struct Tensor {
   DType dtype = DType::f32;
   bool constant = false;
   std::span<const std::byte> data;  // in row-major order, of constants only; valid while building
+  Levels levels;                    // of u8
 
   size_t bytes() const { return static_cast<size_t>(element_count(shape)) * size_of(dtype); }
 };
@@ -52,21 +54,19 @@ struct OperatorRequest {
   std::vector<Tensor*> outputs;       // dtypes are set already
 };
 
-// Which element type an operand must have; the program converts where it differs.
-// An index is a constant of i32; nothing else is.
-enum class OperandType { any, f32, features, index };
-
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string name() const = 0;
   virtual std::string isa() const = 0;
-  // The storage type of feature maps.
-  virtual DType feature_type() const = 0;
-  virtual OperandType operand_type(const Node& node, size_t input, const Shape& shape) const = 0;
-  // `narrow`: every reader of the result takes features.
-  virtual DType result_type(const Node& node, const Shape& shape,
-                            std::span<const Tensor* const> inputs, bool narrow) const = 0;
+  virtual std::string precision() const = 0;
+  // How an operand must be stored, none: as it comes. The program converts where it differs.
+  virtual std::optional<Storage> operand_storage(const Node& node, size_t input,
+                                                 const Shape& shape) const = 0;
+  // `wanted`: how every reader of the result takes it, where they agree.
+  virtual Storage result_storage(const Node& node, const Shape& shape,
+                                 std::span<const Tensor* const> inputs,
+                                 const std::optional<Storage>& wanted) const = 0;
   // Throws ErrorKind::plan, naming op, node, expected and got.
   virtual std::unique_ptr<Operator> make(const OperatorRequest& request) const = 0;
   virtual std::unique_ptr<Operator> make_conversion(const Tensor& from, const Tensor& to) const = 0;
@@ -82,7 +82,7 @@ class Backend {
 };
 
 struct CpuOptions {
-  std::string precision;   // "f32" or "bf16"
+  std::string precision;   // "f32", "bf16" or "int8"
   bool may_widen = false;  // f32 will do where bf16 would be slower
   std::string isa;         // "scalar", "avx2", "avx512", or empty: the best
   Tactics tactics;         // empty: the backend's own estimates

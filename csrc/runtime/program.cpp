@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <new>
+#include <optional>
 
 #include "core/error.h"
 
@@ -21,33 +22,36 @@ Program::Program(const Graph& graph, const Backend& backend) {
   for (const Value& value : graph.values) {
     tensors_.push_back({value.name, value.shape, value.type, value.constant, value.data});
   }
-  converted_.assign(graph.values.size(), -1);
-  std::vector<bool> narrow(graph.values.size()), wide(graph.values.size());
+  // How all readers of a value want it; none where they differ or take it as it comes.
+  std::vector<std::optional<Storage>> wanted(graph.values.size());
+  std::vector<bool> read(graph.values.size());
+  const auto want = [&](int32_t id, const std::optional<Storage>& storage) {
+    if (!read[id]) wanted[id] = storage;
+    if (wanted[id] != storage) wanted[id] = std::nullopt;
+    read[id] = true;
+  };
   for (const Node& node : graph.nodes) {
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const int32_t id = node.inputs[i];
-      if (id < 0) continue;
-      const OperandType wanted = backend.operand_type(node, i, tensors_[id].shape);
-      (wanted == OperandType::features ? narrow : wide)[id] = true;
+      if (id >= 0) want(id, backend.operand_storage(node, i, tensors_[id].shape));
     }
   }
-  for (const auto& [role, id] : graph.outputs) wide[id] = true;
+  for (const auto& [role, id] : graph.outputs) want(id, std::nullopt);
   for (const Node& node : graph.nodes) {
     std::vector<int32_t> inputs = node.inputs;
     for (size_t i = 0; i < inputs.size(); ++i) {
       if (inputs[i] < 0 || tensors_[inputs[i]].constant) continue;
-      const OperandType wanted = backend.operand_type(node, i, tensors_[inputs[i]].shape);
-      if (wanted == OperandType::f32) inputs[i] = as_type(inputs[i], DType::f32, backend);
-      if (wanted == OperandType::features) {
-        inputs[i] = as_type(inputs[i], backend.feature_type(), backend);
-      }
+      const auto storage = backend.operand_storage(node, i, tensors_[inputs[i]].shape);
+      if (storage) inputs[i] = stored(inputs[i], *storage, backend);
     }
     std::vector<const Tensor*> operands;
     for (int32_t id : inputs) operands.push_back(id < 0 ? nullptr : &tensors_[id]);
     std::vector<Tensor*> results;
     for (int32_t id : node.outputs) {
-      tensors_[id].dtype =
-          backend.result_type(node, tensors_[id].shape, operands, narrow[id] && !wide[id]);
+      const Storage storage =
+          backend.result_storage(node, tensors_[id].shape, operands, wanted[id]);
+      tensors_[id].dtype = storage.dtype;
+      tensors_[id].levels = storage.levels;
       results.push_back(&tensors_[id]);
     }
     steps_.push_back(
@@ -55,23 +59,30 @@ Program::Program(const Graph& graph, const Backend& backend) {
   }
   inputs_ = graph.inputs;
   outputs_ = graph.outputs;
-  for (auto& [role, id] : outputs_) id = as_type(id, DType::f32, backend);
+  for (auto& [role, id] : outputs_) id = stored(id, {DType::f32, {}}, backend);
   // The packed weights are the operators' own; the plan's bytes may go.
   for (Tensor& tensor : tensors_) tensor.data = {};
 }
 
-int32_t Program::as_type(int32_t tensor, DType type, const Backend& backend) {
-  if (tensors_[tensor].dtype == type || tensors_[tensor].constant) return tensor;
-  if (converted_[tensor] >= 0) return converted_[tensor];
+int32_t Program::stored(int32_t tensor, const Storage& storage, const Backend& backend) {
+  const auto fits = [&](int32_t id) {
+    return Storage{tensors_[id].dtype, tensors_[id].levels} == storage;
+  };
+  if (tensors_[tensor].constant || fits(tensor)) return tensor;
+  for (const auto& [from, to] : copies_) {
+    if (from == tensor && fits(to)) return to;
+  }
   Tensor result = tensors_[tensor];
-  result.dtype = type;
-  result.name += type == DType::f32 ? ".f32" : ".bf16";
+  result.dtype = storage.dtype;
+  result.levels = storage.levels;
+  result.name += storage.dtype == DType::f32    ? ".f32"
+                 : storage.dtype == DType::bf16 ? ".bf16"
+                                                : ".u8";
   const auto id = static_cast<int32_t>(tensors_.size());
   auto convert = backend.make_conversion(tensors_[tensor], result);
   steps_.push_back({"convert", result.name, std::move(convert), {tensor}, {id}});
   tensors_.push_back(std::move(result));
-  converted_[tensor] = id;
-  converted_.push_back(tensor);
+  copies_.emplace_back(tensor, id);
   return id;
 }
 
@@ -168,21 +179,22 @@ void* Context::data(int32_t tensor) const {
   return static_cast<std::byte*>(arena_.get()) + offsets_[tensor];
 }
 
-void Context::run(Workers* workers, int threads, std::vector<StepTime>* times) {
+void Context::run(Workers* workers, int threads, std::vector<StepTime>* times, const Seen& seen) {
   ++round_;
   failed_.store(false, std::memory_order_relaxed);
   if (times != nullptr) times->assign(calls_.size(), {});
   if (lanes() == 1) {
-    run_lane(0, threads, times);
+    run_lane(0, threads, times, seen);
   } else {
     // A std::function of a reference needs no memory, whatever the task captures.
-    const auto task = [&](int lane) { run_lane(lane, threads, times); };
+    const auto task = [&](int lane) { run_lane(lane, threads, times, seen); };
     workers->run(lanes(), std::ref(task));
   }
   if (failed_.load()) throw Error(ErrorKind::run, failure_);
 }
 
-void Context::run_lane(int lane, int threads, std::vector<StepTime>* times) noexcept {
+void Context::run_lane(int lane, int threads, std::vector<StepTime>* times,
+                       const Seen& seen) noexcept {
   const uint64_t state = backend_.enter_thread(threads);
   for (int32_t step : schedule_.lanes[lane]) {
     for (int32_t other : schedule_.waits[step]) wait_for(done_[other], round_);
@@ -191,6 +203,7 @@ void Context::run_lane(int lane, int threads, std::vector<StepTime>* times) noex
       const double begin = times != nullptr ? now() : 0;
       try {
         calls_[step]();
+        if (seen) seen(step);
       } catch (const std::exception& error) {
         if (!failed_.exchange(true)) failure_ = names_[step] + error.what();
       }

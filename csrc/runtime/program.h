@@ -37,13 +37,13 @@ class Program {
   double traffic(const Step& step) const;
 
  private:
-  int32_t as_type(int32_t tensor, DType type, const Backend& backend);
+  int32_t stored(int32_t tensor, const Storage& storage, const Backend& backend);
 
   std::vector<Tensor> tensors_;
   std::vector<Step> steps_;
   std::vector<int32_t> inputs_;
   std::vector<std::pair<std::string, int32_t>> outputs_;
-  std::vector<int32_t> converted_;  // per value: its tensor in the other type, or -1
+  std::vector<std::pair<int32_t, int32_t>> copies_;  // a tensor, and itself stored otherwise
 };
 
 struct StepTime {
@@ -63,10 +63,13 @@ class Context {
 
   // Runs every step, lane i being task i of `workers`; a one-lane context runs on this thread
   // alone. `threads` is the number of OpenMP threads of each lane. Rethrows the first failure.
-  void run(Workers* workers, int threads, std::vector<StepTime>* times = nullptr);
+  // `seen` is called after each step with its number, by the lane that ran it.
+  using Seen = std::function<void(int32_t)>;
+  void run(Workers* workers, int threads, std::vector<StepTime>* times = nullptr,
+           const Seen& seen = {});
 
  private:
-  void run_lane(int lane, int threads, std::vector<StepTime>* times) noexcept;
+  void run_lane(int lane, int threads, std::vector<StepTime>* times, const Seen& seen) noexcept;
 
   struct Free {
     void operator()(void* p) const { std::free(p); }

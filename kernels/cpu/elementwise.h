@@ -11,15 +11,17 @@ static inline Vec load_as(const void* p, DType dtype, int64_t i, Lanes lanes) {
 }
 
 template <class Lanes>
-static inline void store_as(void* p, DType dtype, int64_t i, Vec v, Lanes lanes) {
+static inline void store_as(void* p, DType dtype, const Levels& levels, int64_t i, Vec v,
+                            Lanes lanes) {
   if (dtype == DType::f32) return store(static_cast<float*>(p) + i, v, lanes);
-  store(static_cast<Bf16*>(p) + i, v, lanes);
+  if (dtype == DType::bf16) return store(static_cast<Bf16*>(p) + i, v, lanes);
+  store(static_cast<uint8_t*>(p) + i, fma(v, set1(levels.factor), set1(levels.zero)), lanes);
 }
 
 template <class Function>
 static inline void map_unary(const UnaryArgs& a, Function&& f) {
   over(a.count, [&](int64_t i, auto lanes) {
-    store_as(a.out, a.out_dtype, i, f(load_as(a.x, a.x_dtype, i, lanes)), lanes);
+    store_as(a.out, a.out_dtype, a.out_levels, i, f(load_as(a.x, a.x_dtype, i, lanes)), lanes);
   });
 }
 
@@ -57,14 +59,15 @@ static inline void map_binary(const BinaryArgs& a, Function&& f) {
                      ? *static_cast<const float*>(a.b)
                      : float_of(uint32_t{static_cast<const Bf16*>(a.b)->bits} << 16));
     over(a.count, [&](int64_t i, auto lanes) {
-      store_as(a.out, a.out_dtype, i, f(load_as(a.a, a.a_dtype, i, lanes), b), lanes);
+      Vec v = load_as(a.a, a.a_dtype, i, lanes);
+      store_as(a.out, a.out_dtype, a.out_levels, i, f(v, b), lanes);
     });
     return;
   }
   for (int64_t row = 0; row < a.count; row += a.b_count) {
     over(a.b_count, [&](int64_t i, auto lanes) {
       Vec v = load_as(a.a, a.a_dtype, row + i, lanes), w = load_as(a.b, a.b_dtype, i, lanes);
-      store_as(a.out, a.out_dtype, row + i, f(v, w), lanes);
+      store_as(a.out, a.out_dtype, a.out_levels, row + i, f(v, w), lanes);
     });
   }
 }

@@ -14,7 +14,13 @@
 
 namespace adfast::kernels {
 
-enum class DType : int32_t { f32 = 0, bf16 = 1 };
+// u8 is written only, see Levels.
+enum class DType : int32_t { f32 = 0, bf16 = 1, u8 = 3 };
+
+// A u8 holds round(value * factor + zero), ties to even, clipped to 0..255; of a NaN, 0.
+struct Levels {
+  float factor = 1, zero = 0;
+};
 
 enum class Isa : int32_t { scalar = 0, avx2 = 1, avx512 = 2 };
 
@@ -235,6 +241,7 @@ struct LayerNormArgs {
   float eps;
   void* out;  // may alias x or residual if it is f32
   DType out_dtype = DType::f32;
+  Levels out_levels = {};
 };
 
 struct SoftmaxArgs {
@@ -266,6 +273,7 @@ struct UnaryArgs {
   void* out;
   DType out_dtype;
   int64_t count;
+  Levels out_levels = {};
 };
 
 enum class Binary : int32_t { add, sub, mul, div, max, min };
@@ -281,6 +289,7 @@ struct BinaryArgs {
   int64_t count, b_count;
   void* out;
   DType out_dtype;
+  Levels out_levels = {};
 };
 
 enum class Reduce : int32_t { sum, mean, max };

@@ -25,7 +25,7 @@ static void layer_norm(const LayerNormArgs& a) {
       Vec y = fma((load(x + i, lanes) - shift) * factor, load(a.gamma + i, lanes),
                   load(a.beta + i, lanes));
       if (residual) y = y + load(residual + i, lanes);
-      store_as(a.out, a.out_dtype, r * a.width + i, y, lanes);
+      store_as(a.out, a.out_dtype, a.out_levels, r * a.width + i, y, lanes);
     });
   }
 }

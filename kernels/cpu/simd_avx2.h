@@ -51,6 +51,19 @@ static inline void store(Bf16* p, Vec v, Some lanes) {
   store(words, v);
   for (int64_t i = 0; i < lanes.n; i++) p[i] = words[i];
 }
+// Rounded to the nearest integer, ties to even, and clipped; a NaN becomes 0.
+static inline void store(uint8_t* p, Vec v, All = {}) {
+  Vec clipped = _mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), set1(255.0f));
+  __m256i words = _mm256_cvtps_epi32(clipped);
+  words = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08);
+  __m128i bytes = _mm256_castsi256_si128(words);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(bytes, bytes));
+}
+static inline void store(uint8_t* p, Vec v, Some lanes) {
+  uint8_t bytes[8];
+  store(bytes, v);
+  for (int64_t i = 0; i < lanes.n; i++) p[i] = bytes[i];
+}
 
 static inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 // b if either is NaN.

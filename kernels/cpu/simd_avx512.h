@@ -53,6 +53,17 @@ static inline void store(Bf16* p, Vec v, All = {}) {
 static inline void store(Bf16* p, Vec v, Some lanes) {
   _mm256_mask_storeu_epi16(p, first_lanes(lanes.n), to_bf16(v));
 }
+// Rounded to the nearest integer, ties to even, and clipped; a NaN becomes 0.
+static inline __m128i to_u8(Vec v) {
+  Vec positive = _mm512_max_ps(v, _mm512_setzero_ps());
+  return _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(_mm512_min_ps(positive, set1(255.0f))));
+}
+static inline void store(uint8_t* p, Vec v, All = {}) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_u8(v));
+}
+static inline void store(uint8_t* p, Vec v, Some lanes) {
+  _mm_mask_storeu_epi8(p, first_lanes(lanes.n), to_u8(v));
+}
 
 static inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 // b if either is NaN.

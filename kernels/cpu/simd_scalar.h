@@ -43,6 +43,12 @@ static inline void store(Bf16* p, Vec v, All = {}) {
   uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   p->bits = static_cast<uint16_t>(v != v ? (bits >> 16) | 0x40 : rounded);
 }
+// Rounded to the nearest integer, ties to even, and clipped; a NaN becomes 0.
+static inline void store(uint8_t* p, Vec v, All = {}) {
+  v = v > 0.0f ? v : 0.0f;
+  v = v < 255.0f ? v : 255.0f;
+  *p = static_cast<uint8_t>(bits_of(v + 12582912.0f));
+}
 // A vector holds one lane, so there is never a tail.
 template <class T>
 static inline Vec load(const T* p, Some) {

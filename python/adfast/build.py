@@ -29,7 +29,6 @@ from adfast.calibrate import (
     choose_rate,
     describe,
     judge,
-    spearman,
     threshold,
 )
 from adfast.compiler import Compiled, compile_onnx
@@ -37,6 +36,7 @@ from adfast.compiler.writer import Golden, GoldenFrame, write_plan
 from adfast.errors import AdfastError, ArgumentError, CompileError, DataError
 from adfast.files import atomic_path
 from adfast.images import check_images, list_images, read_image
+from adfast.precision import MIN_SPEARMAN, PRECISIONS, Choice, Trial, choose
 from adfast.progress import Track, silent
 
 PARITY_IMAGES = 16
@@ -46,9 +46,8 @@ GOLDEN_SIDE = 512
 # |map - reference| over the reference's maximum, engine in f32.
 WARN_ABOVE = 1e-4
 FAIL_ABOVE = 1e-3
-# bf16 is taken by itself only when it ranks images as f32 does and its maps stay close.
-MIN_SPEARMAN = 0.99
-MAX_BF16_MAP_ERROR = 0.05
+# Training images that int8 is calibrated on.
+SAMPLES = 64
 # A threshold of the largest F1 that calls more good images anomalous is warned about.
 F1_FPR_WARNING = 0.1
 
@@ -65,6 +64,7 @@ class _Source:
     reference: str
     answers: parity.Answers
     good: _Good
+    samples: list[Path] = field(default_factory=list)  # that were trained on
 
 
 @dataclass
@@ -104,8 +104,8 @@ def build(
     Args:
         source: the folder of a training run, or an .onnx file.
         output: the plan file; written last, whole or not at all.
-        precision: "f32", "bf16", or "auto": bf16 where the processor computes in it and the scores
-            rank images as in f32.
+        precision: "f32", "bf16", "int8", or "auto": the fastest of them on this machine whose
+            scores rank images as those of f32 do (see `adfast.precision`).
         calibrate: folder of good images for the threshold; a run's own validation images by
             default. An ONNX file without them gives a plan without a threshold.
         max_fpr: false-positive rate on good images that the threshold is set for, in (0, 1); the
@@ -129,8 +129,10 @@ def build(
         AdfastError: the output cannot be written.
     """
     say = log or (lambda text: None)
-    if precision not in ("auto", "f32", "bf16"):
-        raise ArgumentError(f"[build] precision is {precision!r}, expected auto, f32 or bf16")
+    if precision not in ("auto", *PRECISIONS):
+        raise ArgumentError(
+            f"[build] precision is {precision!r}, expected auto, {', '.join(PRECISIONS)}"
+        )
     output = Path(output)
     _check_writable(output)
     good = _good_images(Path(source), calibrate, threshold_from, max_fpr, say)
@@ -142,14 +144,15 @@ def build(
         frames = _parity_frames(made, compiled)
         say(f"comparing with {made.reference} on {len(frames)} images")
         expected = [made.answers(frame) for frame in track(frames, "reference")]
-        report, chosen = _compare(made, provisional, frames, expected, precision, say, track)
-        engine = _load(provisional, chosen)
-        calibration = _calibrate(made, engine, say, track)
+        report, choice = _compare(made, provisional, frames, expected, precision, say, track)
+        chosen, graph = choice.precision, choice.graph
+        write_plan(provisional, graph, compiled.fields, {}, Golden(), {}, {})
+        calibration = _calibrate(made, _load(provisional, chosen), say, track)
     fields = {**compiled.fields, "precision": chosen}
     golden = _golden(made, frames, expected, report)
     with atomic_path(output) as temporary:
         provenance = _provenance(made, created)
-        write_plan(temporary, compiled.graph, fields, calibration, golden, report, provenance)
+        write_plan(temporary, graph, fields, calibration, golden, report, provenance)
         test = _load(temporary, chosen).self_test()
         if not test["passed"]:
             raise CompileError(f"the finished plan fails its own golden frames: {test}")
@@ -254,7 +257,8 @@ def _open(
         info = {**info, "provenance": provenance(source, info)}
         path = export_onnx((model, info), scratch / "model.onnx")
         answers = parity.from_run(model)
-        return _Source(path, name, compiled(path, name), "pytorch", answers, good)
+        made = compiled(path, name)
+        return _Source(path, name, made, "pytorch", answers, good, _training_images(info))
     result = compiled(source, source.stem)
     reference, answers = parity.from_onnx(source, result)
     return _Source(source, source.stem, result, reference, answers, good)
@@ -276,13 +280,20 @@ def _validation_images(run: Path, info: dict[str, Any]) -> list[Path]:
     return paths
 
 
+def _training_images(info: dict[str, Any]) -> list[Path]:
+    """Find the images that a run was trained on, those that are still there."""
+    data = info.get("data") or {}
+    paths = [Path(data.get("root", ""), name) for name in data.get("train", ())]
+    return [path for path in paths if path.is_file()]
+
+
 def _parity_frames(made: _Source, compiled: Compiled) -> list[np.ndarray]:
     # onnx's evaluator takes minutes where the others take a second.
     count = GOLDEN_FRAMES if made.reference == "onnx.reference" else PARITY_IMAGES
     if not made.good.images:
         return generated_frames(count, *compiled.fields["frame.resize"])
-    picked = np.unique(np.linspace(0, len(made.good.images) - 1, count).round().astype(int))
-    return [_decimated(read_image(made.good.images[index])) for index in picked]
+    good = made.good.images
+    return [_decimated(read_image(good[index])) for index in _spread(len(good), count)]
 
 
 def generated_frames(count: int, height: int, width: int) -> list[np.ndarray]:
@@ -331,7 +342,7 @@ def _compare(
     precision: str,
     say: Log,
     track: Track,
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, Any], Choice]:
     """Make the parity report and choose the precision to build for."""
     exact = _load(plan, "f32")
     info = exact.info
@@ -358,60 +369,51 @@ def _compare(
         )
     if error > WARN_ABOVE:
         say(f"warning: f32 parity is {error:.2e}, {WARN_ABOVE:g} or less is usual")
-    chosen, reason = _choose(made, plan, exact, frames, expected, precision, report, say, track)
-    report["precision"] = {"chosen": chosen, "reason": reason}
-    say(f"precision {chosen}: {reason}")
-    return report, chosen
+    choice = choose(_trial(made, plan.parent, exact, frames, expected, track), precision)
+    report |= choice.report
+    report["precision"] = {"chosen": choice.precision, "reason": choice.reason}
+    say(f"precision {choice.precision}: {choice.reason}")
+    bf16 = choice.report.get("engine_bf16")
+    if choice.precision == "bf16" and bf16["score_spearman"] < MIN_SPEARMAN:
+        say(f"warning: a rank correlation of {MIN_SPEARMAN} or more is expected of bf16")
+    return report, choice
 
 
-def _choose(
+def _trial(
     made: _Source,
-    plan: Path,
+    folder: Path,
     exact: Any,
     frames: list[np.ndarray],
     expected: list[parity.Answer],
-    precision: str,
-    report: dict[str, Any],
-    say: Log,
     track: Track,
-) -> tuple[str, str]:
-    native = bool(exact.info.get("native_bf16"))
-    if precision == "f32" and not native:
-        return "f32", "asked for"
-    if precision == "auto" and not native:
-        return "f32", "this processor does not compute in bf16"
-    rounded = _load(plan, "bf16")
-    found = parity.difference(expected, _answers(rounded, frames))
-    if made.good.images:
-        picked = np.unique(
-            np.linspace(0, len(made.good.images) - 1, DRIFT_IMAGES).round().astype(int)
-        )
-        images = [read_image(made.good.images[index]) for index in picked]
+) -> Trial:
+    good = made.good.images
+    if good:
+        images = [read_image(good[index]) for index in _spread(len(good), DRIFT_IMAGES)]
     else:
         images = generated_frames(DRIFT_IMAGES, *made.compiled.fields["frame.resize"])
     rng = np.random.default_rng(0)
     # Good images alone score nearly alike; a ranking needs some that do not.
     images += [_disturbed(image, rng) for image in images]
-    pairs = [
-        (exact.predict(image).score, rounded.predict(image).score)
-        for image in track(images, "f32 and bf16")
-    ]
-    found["score_spearman"] = spearman(*zip(*pairs, strict=True))
-    found["score_images"] = len(pairs)
-    report["engine_bf16"] = found
-    drift = (
-        f"rank correlation of bf16 and f32 scores {found['score_spearman']:.4f} on "
-        f"{len(pairs)} images, map error {found['map_max_rel']:.1e} of its maximum"
+    samples = made.samples or good
+    return Trial(
+        made.compiled,
+        folder,
+        exact,
+        frames,
+        expected,
+        images,
+        [samples[index] for index in _spread(len(samples), SAMPLES)],
+        made.good.labelled,
+        track,
     )
-    if precision != "auto":
-        if precision == "bf16" and found["score_spearman"] < MIN_SPEARMAN:
-            say(f"warning: {drift}; {MIN_SPEARMAN} or more is expected")
-        return precision, f"asked for; {drift}"
-    if found["score_spearman"] < MIN_SPEARMAN:
-        return "f32", f"{drift}; a correlation of {MIN_SPEARMAN} is asked for"
-    if found["map_max_rel"] > MAX_BF16_MAP_ERROR:
-        return "f32", f"{drift}; at most {MAX_BF16_MAP_ERROR:g} is accepted"
-    return "bf16", drift
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Take up to `wanted` of `count` places, evenly."""
+    if count == 0:
+        return []
+    return [int(i) for i in np.unique(np.linspace(0, count - 1, wanted).round().astype(int))]
 
 
 def _answers(engine: Any, frames: list[np.ndarray]) -> list[parity.Answer]:
@@ -504,9 +506,13 @@ def _golden(
     golden = [
         GoldenFrame(frames[i].reshape(*frames[i].shape[:2], -1), *expected[i]) for i in picked
     ]
+
     # Other processors round in other places: room for that, but none for a wrong kernel.
-    drift = report.get("engine_bf16", {"map_max_rel": 0.05})["map_max_rel"]
-    return Golden(golden, FAIL_ABOVE, float(np.clip(2 * drift, 0.02, 0.5)), made.reference)
+    def room(who: str) -> float:
+        return float(np.clip(2 * report.get(who, {"map_max_rel": 0.05})["map_max_rel"], 0.02, 0.5))
+
+    int8 = room("engine_int8") if report.get("engine_int8", {}).get("passed") else None
+    return Golden(golden, FAIL_ABOVE, room("engine_bf16"), made.reference, int8)
 
 
 def _provenance(made: _Source, created: str) -> dict[str, Any]:

@@ -292,6 +292,17 @@ def spearman(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -
     return float(x @ y) / norm
 
 
+def auroc(labels: Sequence[bool] | np.ndarray, scores: Sequence[float] | np.ndarray) -> float:
+    """Return the area under the ROC curve; labels True for defective, both kinds; ties count half.
+
+    It is the chance that a defective image scores above a good one (Mann and Whitney).
+    """
+    labels = np.asarray(labels, bool)
+    bad = int(labels.sum())
+    above = _ranks(np.asarray(scores, np.float64))[labels].sum() - bad * (bad + 1) / 2
+    return float(above / (bad * (labels.size - bad)))
+
+
 def _ranks(values: np.ndarray) -> np.ndarray:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)

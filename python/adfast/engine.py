@@ -139,6 +139,22 @@ class Engine:
         """
         return self._core.profile(_as_array(image), color)
 
+    def _observe(
+        self, image: Any, ranges: dict[str, tuple[float, float]], bins: int
+    ) -> dict[str, tuple[float, float, np.ndarray]]:
+        """Look at values of the graph on a frame; for `adfast.quantize`.
+
+        Args:
+            image: as for `predict`.
+            ranges: of what is counted, by the value's name.
+            bins: into which each range is split evenly; 0: nothing is counted.
+
+        Returns:
+            Per value its least and largest element and the counts; elements outside the range are
+            counted at its ends.
+        """
+        return self._core.observe(_as_array(image), ranges, bins)
+
     @property
     def info(self) -> dict[str, Any]:
         """What runs where: plan, model, precision, isa, threads, sizes, calibration, versions."""
@@ -186,8 +202,8 @@ def load(
         threads: processor threads to use, 1 to 1024; 0 takes all that this process may use. A
             network with two branches runs them side by side, and shares further threads among
             them; one that is a chain works with all threads inside its steps.
-        precision: "f32" or "bf16"; None takes the plan's own, or f32 where the processor has no
-            AVX-512 for bf16.
+        precision: "f32", "bf16", or "int8" for plans that are quantised; None takes the plan's
+            own, or f32 where the processor computes bf16 no faster.
         tactics: a file that `adfast tune` wrote for this plan on this machine: which implementation
             each step uses. None: the engine's own estimates, which depend on the processor alone.
 

@@ -12,7 +12,7 @@ from small_models import floats, model, run_onnx, student_teacher
 
 import adfast
 import adfast.images
-from adfast import cli, parity
+from adfast import cli, parity, precision
 from adfast.build import build, generated_frames
 from adfast.compiler import reference
 from adfast.errors import AdfastError, ArgumentError, CompileError, DataError
@@ -217,10 +217,73 @@ def test_bf16_is_compared_with_f32(onnx_file, good, tmp_path):
     result = build(onnx_file, tmp_path / "a.plan", calibrate=good)
     found = result["parity"]["engine_bf16"]
     assert found["score_images"] == 26 and 0 < found["map_max_rel"] < 0.1
-    passes = found["score_spearman"] >= 0.99
-    assert result["precision"] == ("bf16" if passes else "f32")
-    assert f"{found['score_spearman']:.4f}" in result["parity"]["precision"]["reason"]
+    assert set(result["parity"]["milliseconds"]) <= {"f32", "bf16", "int8"}
+    assert "ms" in result["parity"]["precision"]["reason"]
     assert result["calibration"]["precision"] == result["precision"]
+
+
+@pytest.fixture(scope="module")
+def int8_plan(onnx_file, good, tmp_path_factory):
+    path = tmp_path_factory.mktemp("int8") / "a.plan"
+    return path, build(onnx_file, path, precision="int8", calibrate=good)
+
+
+def test_a_plan_in_int8(int8_plan, onnx_file, capsys):
+    path, result = int8_plan
+    found = result["parity"]["engine_int8"]
+    assert result["precision"] == result["calibration"]["precision"] == "int8"
+    assert found["score_spearman"] >= 0.99 and 1e-5 < found["map_max_rel"] < 0.1
+    assert (found["steps"], found["steps_in_float"], found["calibration_images"]) == (2, [], 13)
+    engine = adfast.load(path)
+    assert engine.info["precision"] == "int8" and engine.self_test()["passed"]
+    frame = generated_frames(1, 30, 26)[0]
+    steps = {step["name"]: step["op"] for step in engine.profile(frame)}
+    assert any(name.endswith(".u8") and op == "convert" for name, op in steps.items())
+    exact = adfast.load(path, precision="f32")
+    assert exact.info["precision"] == "f32" and exact.self_test()["passed"]
+    assert exact.predict(frame).score != engine.predict(frame).score
+    assert cli.main(["selftest", str(path), "--precision", "int8"]) == 0
+    assert cli.main(["info", str(path)]) == 0
+    text = capsys.readouterr().out
+    for expected in ("passed in int8", "tolerance.int8", "engine_int8.steps_in_float"):
+        assert expected in text
+
+
+def test_int8_without_quantisation_is_refused(plan):
+    with pytest.raises(ArgumentError, match="no quantisation; build it with --precision int8"):
+        adfast.load(plan[0], precision="int8")
+
+
+def test_int8_needs_images(onnx_file, tmp_path):
+    with pytest.raises(DataError, match="int8 is calibrated on images"):
+        build(onnx_file, tmp_path / "a.plan", precision="int8")
+    result = build(onnx_file, tmp_path / "a.plan")
+    assert "engine_int8" not in result["parity"]
+
+
+def test_the_gate_refuses_int8(onnx_file, good, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "MIN_SPEARMAN", 1.01)
+    with pytest.raises(CompileError, match=r"cannot be built in int8: .* rank correlation"):
+        build(onnx_file, tmp_path / "a.plan", precision="int8", calibrate=good)
+    assert not (tmp_path / "a.plan").exists()
+    result = build(onnx_file, tmp_path / "a.plan", calibrate=good)
+    assert result["precision"] == "f32"
+    assert "refused: " in result["parity"]["precision"]["reason"]
+    assert not result["parity"]["engine_int8"]["passed"]
+
+
+def test_auto_goes_by_the_clock(onnx_file, good, labelled, tmp_path, monkeypatch):
+    for times, expected in [
+        ({"f32": 2.0, "int8": 1.0}, "int8"),
+        ({"f32": 2.0, "int8": 1.9}, "f32"),  # not worth an error
+    ]:
+        monkeypatch.setattr(precision, "_times", lambda *_, times=times: times)
+        path = tmp_path / f"{expected}.plan"
+        result = build(onnx_file, path, calibrate=good, threshold_from=labelled)
+        assert result["precision"] == adfast.load(path).info["precision"] == expected
+        assert abs(result["parity"]["engine_int8"]["auroc"] - 0.5) <= 0.5
+        # What passed the gate may be asked for.
+        assert adfast.load(path, precision="int8").self_test()["passed"]
 
 
 def test_an_engine_that_differs_fails_the_build(onnx_file, tmp_path, monkeypatch):
@@ -248,7 +311,7 @@ def test_difference_refuses_what_is_not_finite():
 def test_bad_arguments(onnx_file, good, tmp_path):
     out = tmp_path / "a.plan"
     for error, arguments in [
-        (ArgumentError, {"precision": "int8"}),
+        (ArgumentError, {"precision": "int4"}),
         (ArgumentError, {"max_fpr": 1.0}),
         (DataError, {"calibrate": tmp_path / "absent"}),
         (CompileError, {"passes_off": ["nothing"]}),

@@ -190,3 +190,34 @@ def test_missing_file_and_folder(tmp_path):
         adfast.load(tmp_path / "none.plan")
     with pytest.raises(adfast.AdfastError, match="not a regular file"):
         adfast.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "scale", [0.0, -1.0, float("nan"), float("inf"), 1e-30, 1e30, float("-inf"), 5e-324]
+)
+def test_levels_that_make_no_sense_are_refused(tmp_path, scale):
+    path, graph = tmp_path / "levels.plan", Graph("levels")
+    x, weight = graph.input("x", (1, 8, 5, 5)), graph.constant("w", np.ones((2, 8, 1, 1)))
+    attrs = {"input_scale": 0.123, "input_zero": 77}
+    graph.output("y", graph.add("conv2d", [x, weight], attrs, name="step")[0])
+    write_test_plan(path, graph)
+    data = path.read_bytes()
+    image = {"x": np.ones((1, 8, 5, 5), np.float32)}
+    assert np.isfinite(_core.run_graph(str(path), image, precision="int8")["y"]).all()
+    at = data.index(struct.pack("<d", 0.123))
+    altered = bytearray(data)
+    altered[at : at + 8] = struct.pack("<d", scale)
+    assert "is quantised with scale" in refused(tmp_path, resealed(altered, "graph"))
+    for zero in (-1, 256, 2**40):
+        at = data.index(struct.pack("<q", 77))
+        altered = bytearray(data)
+        altered[at : at + 8] = struct.pack("<q", zero)
+        assert "expected 1e-18 to 1e18 and 0 to 255" in refused(
+            tmp_path, resealed(altered, "graph")
+        )
+    # On another op, of another type, or one of the two alone.
+    for old, new in [(b"conv2d", b"conv9d"), (b"input_zero", b"input_xero")]:
+        at = data.index(old, place_of(data, "graph")[0])
+        altered = bytearray(data)
+        altered[at : at + len(old)] = new
+        assert "input" in refused(tmp_path, resealed(altered, "graph"))

@@ -43,23 +43,39 @@ class CpuBackend final : public Backend {
 
   std::string name() const override { return "cpu"; }
   std::string isa() const override { return device_.kernels->name; }
-  DType feature_type() const override { return device_.features; }
-
-  OperandType operand_type(const Node& node, size_t input, const Shape& shape) const override {
-    const Op& op = find(node);
-    if (op.operands.empty()) return OperandType::any;
-    const OperandType type = op.operands[std::min(input, op.operands.size() - 1)];
-    if (op.product && input == 0 && !shape.empty()) {
-      const int64_t rows = element_count(shape) / shape.back();
-      return device_.products == DType::bf16 && rows >= many_rows ? OperandType::features
-                                                                  : OperandType::f32;
-    }
-    // Tokens, maps and statistics stay in f32; only feature maps are stored narrower.
-    return type == OperandType::features && shape.size() != 4 ? OperandType::f32 : type;
+  std::string precision() const override {
+    return device_.int8 ? "int8" : device_.features == DType::bf16 ? "bf16" : "f32";
   }
 
-  DType result_type(const Node& node, const Shape& shape, std::span<const Tensor* const> inputs,
-                    bool narrow) const override {
+  std::optional<Storage> operand_storage(const Node& node, size_t input,
+                                         const Shape& shape) const override {
+    const Op& op = find(node);
+    const auto levels = input_levels(node);
+    if (levels && input == 0) return Storage{DType::u8, *levels};
+    if (op.operands.empty()) return std::nullopt;
+    const OperandType type = op.operands[std::min(input, op.operands.size() - 1)];
+    if (type == OperandType::any || type == OperandType::index) return std::nullopt;
+    if (op.product && input == 0 && !shape.empty()) {
+      const int64_t rows = element_count(shape) / shape.back();
+      return Storage{rows >= many_rows ? device_.products : DType::f32, {}};
+    }
+    // Tokens, maps and statistics stay in f32; only feature maps are stored narrower.
+    const bool features = type == OperandType::features && shape.size() == 4;
+    return Storage{features ? device_.features : DType::f32, {}};
+  }
+
+  Storage result_storage(const Node& node, const Shape& shape,
+                         std::span<const Tensor* const> inputs,
+                         const std::optional<Storage>& wanted) const override {
+    const bool u8 = wanted && wanted->dtype == DType::u8;
+    if (u8 && (find(node).writes_u8 || input_levels(node))) return *wanted;
+    const bool narrow = wanted && wanted->dtype == device_.features;
+    return {float_result(node, shape, inputs, narrow), {}};
+  }
+
+  // `narrow`: every reader of the result takes features.
+  DType float_result(const Node& node, const Shape& shape, std::span<const Tensor* const> inputs,
+                     bool narrow) const {
     switch (find(node).result) {
       case Op::Result::f32:
         return DType::f32;
@@ -119,7 +135,8 @@ class CpuBackend final : public Backend {
     const auto run = device_.kernels->unary;
     const kernels::UnaryArgs args{kernels::Unary::identity, nullptr,
                                   kernel_type(from.dtype),  nullptr,
-                                  kernel_type(to.dtype),    element_count(from.shape)};
+                                  kernel_type(to.dtype),    element_count(from.shape),
+                                  kernel_levels(to.levels)};
     return kernel_operator(device_, 0, 0, [run, args](const Binding& binding) {
       kernels::UnaryArgs bound = args;
       bound.x = binding.inputs[0];
@@ -151,6 +168,11 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  // How this step's input is quantised; none for a step that runs in floats.
+  std::optional<Levels> input_levels(const Node& node) const {
+    return device_.int8 ? node.input_levels() : std::nullopt;
+  }
+
   Device device_;
 };
 
@@ -278,8 +300,11 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
                   "precision='bf16' needs AVX-512, which this processor lacks (or ADFAST_ISA "
                   "forbids); load the plan with precision='f32'");
     }
+  } else if (precision == "int8") {
+    device.int8 = true;
   } else if (precision != "f32") {
-    throw Error(ErrorKind::argument, "precision is '" + precision + "', expected 'f32' or 'bf16'");
+    throw Error(ErrorKind::argument,
+                "precision is '" + precision + "', expected 'f32', 'bf16' or 'int8'");
   }
   return std::make_unique<cpu::CpuBackend>(std::move(device));
 }

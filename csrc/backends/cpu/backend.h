@@ -21,6 +21,8 @@ struct Device {
   DType features;
   // Tokens, being f32, are rounded to this for products of many rows.
   DType products;
+  // Steps whose node says how its input is quantised run in int8.
+  bool int8 = false;
   // Products in bf16 for every one in f32.
   double bf16_rate = 1;
   Tactics tactics;
@@ -33,6 +35,9 @@ struct Device {
   }
 };
 
+// Which element type an operand must have. An index is a constant of i32; nothing else is.
+enum class OperandType { any, f32, features, index };
+
 // An op's row in the table. `inputs` and `outputs` bound their numbers.
 struct Op {
   const char* name;
@@ -44,6 +49,7 @@ struct Op {
   std::unique_ptr<Operator> (*make)(const OperatorRequest&, const Device&);
   int optional = -1;     // an input below min_inputs that may be absent
   bool product = false;  // of input 0 and a constant: many rows are multiplied as Device::products
+  bool writes_u8 = false;  // where every reader takes it; steps in int8 do so too
 };
 
 // Families; each returns its rows.
@@ -68,6 +74,9 @@ const Tensor* input_or_null(const OperatorRequest& request, size_t input);
 std::vector<float> floats(const Tensor& constant);
 std::vector<int32_t> integers(const Tensor& index);
 
+inline kernels::Levels kernel_levels(const Levels& levels) {
+  return {1 / levels.scale, static_cast<float>(levels.zero)};
+}
 inline kernels::DType kernel_type(DType type) { return static_cast<kernels::DType>(type); }
 
 // Calls body(begin, end) for shares of `rows` rows, each on its own thread where there is work for

@@ -87,23 +87,32 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
     weight_dims = {groups, out_channels / groups, weight.shape[1], weight.shape[2],
                    weight.shape[3]};
   }
+  const auto s8 = memory::data_type::s8;
+  const bool int8 = is_int8(request);
   const auto type = onednn_type(device.features);
-  const memory::desc x_desc(x, type, Tag::nhwc), y_desc(y, type, Tag::nhwc);
-  const memory::desc any_weight(weight_dims, type, Tag::any);
+  const memory::desc x_desc(x, onednn_type(request.inputs[0]->dtype), Tag::nhwc);
+  const memory::desc y_desc(y, onednn_type(request.outputs[0]->dtype), Tag::nhwc);
+  const memory::desc residual_desc(y, type, Tag::nhwc);
+  const memory::desc any_weight(weight_dims, int8 ? s8 : type, Tag::any);
   memory::desc bias_desc;
   if (bias != nullptr) {
     bias_desc = memory::desc({out_channels}, memory::data_type::f32, Tag::x);
   }
-  const dnnl::primitive_attr attr = fused_attributes(node, residual != nullptr, y_desc);
+  dnnl::primitive_attr attr = fused_attributes(node, residual != nullptr, residual_desc);
+  if (int8) set_levels(&attr, request, groups > 1 ? 3 : 1);
   const dnnl::convolution_forward::primitive_desc desc(
       device.engine, dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct,
       x_desc, any_weight, bias_desc, y_desc, window.strides, window.dilations, window.begin,
       window.end, attr);
 
-  const memory::desc plain(weight_dims, memory::data_type::f32,
+  const memory::desc plain(weight_dims, int8 ? s8 : memory::data_type::f32,
                            groups > 1 ? Tag::goihw : Tag::oihw);
-  std::vector<Argument> constants = {
-      {DNNL_ARG_WEIGHTS, packed(device.engine, weight, plain, desc.weights_desc())}};
+  std::vector<Argument> constants;
+  if (int8) {
+    constants = int8_arguments(device, request, plain, desc.weights_desc());
+  } else {
+    constants = {{DNNL_ARG_WEIGHTS, packed(device.engine, weight, plain, desc.weights_desc())}};
+  }
   if (bias != nullptr) {
     constants.push_back({DNNL_ARG_BIAS, packed(device.engine, *bias, bias_desc, bias_desc)});
   }
@@ -112,7 +121,8 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
   std::vector<Slot> slots = {{DNNL_ARG_SRC, x_desc, Slot::input, 0},
                              {DNNL_ARG_DST, y_desc, Slot::output, 0}};
   if (residual != nullptr) {
-    slots.push_back({DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, y_desc, Slot::input, 3});
+    slots.push_back(
+        {DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, residual_desc, Slot::input, 3});
   }
   return std::make_unique<OnednnOperator>(dnnl::convolution_forward(desc), desc, device.engine,
                                           std::move(constants), std::move(slots), flops);

@@ -18,7 +18,8 @@ std::unique_ptr<Operator> make_unary(const OperatorRequest& request, const Devic
                                 kernel_type(x.dtype),
                                 nullptr,
                                 kernel_type(request.outputs[0]->dtype),
-                                element_count(x.shape)};
+                                element_count(x.shape),
+                                kernel_levels(request.outputs[0]->levels)};
   const auto run = device.kernels->unary;
   return kernel_operator(device, static_cast<double>(args.count), 0,
                          [run, args](const Binding& binding) {
@@ -80,6 +81,7 @@ std::unique_ptr<Operator> make_binary(const OperatorRequest& request, const Devi
   args.count = element_count(a.shape);
   args.b_count = broadcast_count(request);
   args.out_dtype = kernel_type(request.outputs[0]->dtype);
+  args.out_levels = kernel_levels(request.outputs[0]->levels);
   // A constant of a's shape would lie in the plan as NCHW; only vectors have one layout.
   require(!b.constant || args.b_count < args.count || a.shape.size() != 4 || args.count == 1 ||
               a.shape[1] == 1 || a.shape[2] * a.shape[3] == 1,
@@ -124,6 +126,7 @@ std::unique_ptr<Operator> make_layer_norm(const OperatorRequest& request, const 
   args.width = width;
   args.eps = static_cast<float>(request.node.attrs.real("eps"));
   args.out_dtype = kernel_type(request.outputs[0]->dtype);
+  args.out_levels = kernel_levels(request.outputs[0]->levels);
   const auto run = device.kernels->layer_norm;
   return kernel_operator(device, 8.0 * element_count(x), 0,
                          [run, args, gamma = floats(constant(request, 1)),
@@ -232,6 +235,7 @@ std::vector<Op> elementwise_ops() {
   for (const char* name : {"add", "max", "min"}) {
     ops.push_back({name, 2, 2, 1, {any}, Op::Result::sum, make_binary});
   }
+  for (Op& op : ops) op.writes_u8 = op.make != make_softmax && op.make != make_reduce;
   return ops;
 }
 

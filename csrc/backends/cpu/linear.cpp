@@ -27,8 +27,10 @@ std::unique_ptr<Operator> make_linear(const OperatorRequest& request, const Devi
   const memory::desc x_desc({rows, depth}, type, memory::format_tag::ab);
   const memory::desc y_desc({rows, width}, onednn_type(request.outputs[0]->dtype),
                             memory::format_tag::ab);
-  const memory::desc plain({depth, width}, f32, memory::dims{1, depth});
-  const memory::desc any({depth, width}, type, memory::format_tag::any);
+  const bool int8 = is_int8(request);
+  const auto s8 = memory::data_type::s8;
+  const memory::desc plain({depth, width}, int8 ? s8 : f32, memory::dims{1, depth});
+  const memory::desc any({depth, width}, int8 ? s8 : type, memory::format_tag::any);
   const Tensor* bias = input_or_null(request, 2);
   const Tensor* residual = input_or_null(request, 3);
   memory::desc bias_desc;
@@ -39,11 +41,15 @@ std::unique_ptr<Operator> make_linear(const OperatorRequest& request, const Devi
   }
   if (residual != nullptr) require_shape(request, 3, y);
   const memory::desc residual_desc({rows, width}, f32, memory::format_tag::ab);
-  const dnnl::matmul::primitive_desc desc(
-      device.engine, x_desc, any, bias_desc, y_desc,
-      fused_attributes(node, residual != nullptr, residual_desc));
-  std::vector<Argument> constants = {
-      {DNNL_ARG_WEIGHTS, packed(device.engine, weight, plain, desc.weights_desc())}};
+  dnnl::primitive_attr attr = fused_attributes(node, residual != nullptr, residual_desc);
+  if (int8) set_levels(&attr, request, 2);
+  const dnnl::matmul::primitive_desc desc(device.engine, x_desc, any, bias_desc, y_desc, attr);
+  std::vector<Argument> constants;
+  if (int8) {
+    constants = int8_arguments(device, request, plain, desc.weights_desc());
+  } else {
+    constants = {{DNNL_ARG_WEIGHTS, packed(device.engine, weight, plain, desc.weights_desc())}};
+  }
   if (bias != nullptr) {
     constants.push_back({DNNL_ARG_BIAS, packed(device.engine, *bias, bias_desc, bias_desc)});
   }

@@ -1,6 +1,31 @@
 #include "backends/cpu/onednn.h"
 
+#include <cmath>
+#include <cstring>
+
 namespace adfast::cpu {
+namespace {
+
+// Without VNNI, two products of u8 and s8 are added in 16 bits, and clipped there: 2 * 255 * 64
+// just fits. (oneDNN, "Nuances of int8 computations".)
+float largest_weight() {
+  const auto isa = static_cast<int>(dnnl::get_effective_cpu_isa());
+  const auto has = [isa](dnnl::cpu_isa wanted) {
+    return (isa & static_cast<int>(wanted)) == static_cast<int>(wanted);
+  };
+  return has(dnnl::cpu_isa::avx512_core_vnni) || has(dnnl::cpu_isa::avx2_vnni) ? 127.0f : 64.0f;
+}
+
+template <class T>
+dnnl::memory vector_of(const dnnl::engine& engine, dnnl::memory::data_type type,
+                       const std::vector<T>& values) {
+  const auto size = static_cast<dnnl::memory::dim>(values.size());
+  dnnl::memory result({{size}, type, dnnl::memory::format_tag::x}, engine);
+  std::memcpy(result.get_data_handle(), values.data(), values.size() * sizeof(T));
+  return result;
+}
+
+}  // namespace
 
 dnnl::memory packed(const dnnl::engine& engine, const Tensor& tensor,
                     const dnnl::memory::desc& plain, const dnnl::memory::desc& wanted) {
@@ -37,6 +62,66 @@ dnnl::primitive_attr fused_attributes(const Node& node, bool residual,
   attr.set_post_ops(post);
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   return attr;
+}
+
+bool is_int8(const OperatorRequest& request) { return request.inputs[0]->dtype == DType::u8; }
+
+void set_levels(dnnl::primitive_attr* attr, const OperatorRequest& request, int rows) {
+  attr->set_scales_mask(DNNL_ARG_SRC, 0);
+  attr->set_scales_mask(DNNL_ARG_WEIGHTS, rows);
+  // A zero point costs time where there is none.
+  if (request.inputs[0]->levels.zero != 0) attr->set_zero_points_mask(DNNL_ARG_SRC, 0);
+  if (request.outputs[0]->dtype != DType::u8) return;
+  attr->set_scales_mask(DNNL_ARG_DST, 0);
+  if (request.outputs[0]->levels.zero != 0) attr->set_zero_points_mask(DNNL_ARG_DST, 0);
+}
+
+std::vector<Argument> int8_arguments(const Device& device, const OperatorRequest& request,
+                                     const dnnl::memory::desc& plain,
+                                     const dnnl::memory::desc& wanted) {
+  using dnnl::memory;
+  const float limit = largest_weight();
+  const Tensor& weight = *request.inputs[1];
+  const std::vector<float> values = floats(weight);
+  const auto rows = static_cast<size_t>(weight.shape[0]);
+  const size_t width = values.size() / rows;
+  std::vector<float> scales(rows);
+  std::vector<int8_t> rounded(values.size());
+  for (size_t row = 0; row < rows; ++row) {
+    float largest = 0;
+    for (size_t i = row * width; i < (row + 1) * width; ++i) {
+      require(std::isfinite(values[i]), request.node,
+              "weight '" + weight.name + "' is not finite, so it cannot be quantised");
+      largest = std::max(largest, std::abs(values[i]));
+    }
+    // Rows of zeros, or of next to nothing.
+    scales[row] = std::max(largest, 1e-18f) / limit;
+    for (size_t i = row * width; i < (row + 1) * width; ++i) {
+      rounded[i] = static_cast<int8_t>(std::nearbyint(values[i] / scales[row]));
+    }
+  }
+  memory packed_weight(wanted, device.engine);
+  memory source(plain, device.engine, rounded.data());
+  dnnl::stream stream(device.engine);
+  dnnl::reorder(source, packed_weight).execute(stream, source, packed_weight);
+  stream.wait();
+
+  const auto f32 = memory::data_type::f32, s32 = memory::data_type::s32;
+  std::vector<Argument> arguments = {
+      {DNNL_ARG_WEIGHTS, packed_weight},
+      {DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS, vector_of(device.engine, f32, scales)}};
+  const auto levels_of = [&](int argument, const Tensor& tensor) {
+    if (tensor.dtype != DType::u8) return;
+    const auto [scale, zero] = tensor.levels;
+    arguments.push_back({DNNL_ARG_ATTR_SCALES | argument,
+                         vector_of(device.engine, f32, std::vector<float>{scale})});
+    if (zero == 0) return;
+    arguments.push_back({DNNL_ARG_ATTR_ZERO_POINTS | argument,
+                         vector_of(device.engine, s32, std::vector<int32_t>{zero})});
+  };
+  levels_of(DNNL_ARG_SRC, *request.inputs[0]);
+  levels_of(DNNL_ARG_DST, *request.outputs[0]);
+  return arguments;
 }
 
 OnednnOperator::OnednnOperator(dnnl::primitive primitive, const dnnl::primitive_desc_base& desc,

@@ -8,6 +8,7 @@
 namespace adfast::cpu {
 
 inline dnnl::memory::data_type onednn_type(DType type) {
+  if (type == DType::u8) return dnnl::memory::data_type::u8;
   return type == DType::f32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
 }
 
@@ -31,6 +32,16 @@ dnnl::memory packed(const dnnl::engine& engine, const Tensor& tensor,
 // Post-ops in the order of the graph's semantics: add the residual, then the node's activation.
 dnnl::primitive_attr fused_attributes(const Node& node, bool residual,
                                       const dnnl::memory::desc& residual_desc);
+
+// A step in int8: u8 times s8 weights, one scale a row (an output channel). Its sums are whole
+// numbers; bias, residual and activation are added to them in f32.
+bool is_int8(const OperatorRequest& request);
+// Lets `attr` take scales and zeros; `rows` is the mask of the weight's output channels.
+void set_levels(dnnl::primitive_attr* attr, const OperatorRequest& request, int rows);
+// The quantised weight in the layout of `wanted`, and all scales and zeros. `plain`: as packed().
+std::vector<Argument> int8_arguments(const Device& device, const OperatorRequest& request,
+                                     const dnnl::memory::desc& plain,
+                                     const dnnl::memory::desc& wanted);
 
 class OnednnOperator final : public Operator {
  public:

@@ -135,6 +135,10 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
                                         const SquareConvolution& convolution) {
   const auto& [weight, bias, residual, x, y, top, left] = convolution;
   const std::string& activation = request.node.attrs.text("activation");
+  // In int8, products cost a quarter, and the transforms would leave its range.
+  if (request.inputs[0]->dtype != device.features || request.outputs[0]->dtype != device.features) {
+    return nullptr;
+  }
   const auto kernel = static_cast<int32_t>(weight.shape[2]);
   if (activation != "none" && activation != "relu") return nullptr;
   if (weight.shape[3] != kernel || (kernel != 3 && kernel != 5)) return nullptr;

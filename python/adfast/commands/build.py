@@ -15,9 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the plan file to write")
     parser.add_argument(
         "--precision",
-        choices=("auto", "f32", "bf16"),
+        choices=("auto", "f32", "bf16", "int8"),
         default="auto",
-        help="auto (default): bf16 where the processor has it and scores keep their order",
+        help="auto (default): the fastest on this machine whose scores rank images as f32 does; "
+        "int8 is calibrated on the run's training images, or on those of --calibrate",
     )
     group = parser.add_argument_group("threshold")
     group.add_argument(

@@ -170,7 +170,7 @@ def _titled(title: str, items: Any, what: str) -> Any:
 def load_engine(args: argparse.Namespace) -> Any:
     """Load the plan, or the run, named on the command line."""
     if args.model.is_dir():
-        if args.precision == "bf16":
+        if args.precision in ("bf16", "int8"):
             raise ArgumentError(f"{args.model} is a training run: it is evaluated in f32")
         from adfast.run_engine import RunEngine
 

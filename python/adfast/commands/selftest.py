@@ -31,9 +31,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, tactics: bool = Tru
     )
     group.add_argument(
         "--precision",
-        choices=("auto", "f32", "bf16"),
+        choices=("auto", "f32", "bf16", "int8"),
         default="auto",
-        help="auto (default) takes the plan's",
+        help="auto (default) takes the plan's; int8 is for plans that were built with it",
     )
     if tactics:
         group.add_argument(

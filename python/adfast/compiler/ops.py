@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 REQUIRED = object()
 ACTIVATIONS = ("none", "relu", "sigmoid", "silu", "gelu", "tanh")
+SCALES = (1e-18, 1e18)  # of quantised values: reciprocals and products stay floats
 ARITHMETIC = ("add", "sub", "mul", "div", "max", "min")
 
 
@@ -185,6 +186,15 @@ def _expect_activation(op: str, attrs: Mapping[str, Any]) -> None:
     )
 
 
+def _expect_levels(op: str, attrs: Mapping[str, Any]) -> None:
+    scale, zero = attrs["input_scale"], attrs["input_zero"]
+    _expect(
+        (scale == 0 or SCALES[0] <= scale <= SCALES[1]) and 0 <= zero <= 255,
+        f"{op}: quantised with scale {scale} and zero {zero}, expected {SCALES[0]:g} to "
+        f"{SCALES[1]:g} and 0 to 255",
+    )
+
+
 def _window(op: str, x: Shape, kernel: list[int], attrs: Mapping[str, Any]) -> tuple[int, int]:
     """Output height and width of a sliding window."""
     top, left, bottom, right = attrs["pads"]
@@ -216,6 +226,7 @@ def _conv2d(inputs, attrs):
     x, weight, bias, residual = inputs
     shape = _expect_map("conv2d", "x", x)
     _expect_activation("conv2d", attrs)
+    _expect_levels("conv2d", attrs)
     groups = attrs["groups"]
     _expect(
         len(weight.shape) == 4, f"conv2d: weight has shape {weight.shape}, expected [O,I/g,kh,kw]"
@@ -247,6 +258,7 @@ def _pool(op):
 def _linear(inputs, attrs):
     x, weight, bias, residual = inputs
     _expect_activation("linear", attrs)
+    _expect_levels("linear", attrs)
     _expect(
         len(x.shape) in (1, 2, 3) and len(weight.shape) == 2 and weight.shape[1] == x.shape[-1],
         f"linear: x {x.shape} and weight {weight.shape}; expected [..,K] of rank 1 to 3 and [N,K]",
@@ -618,6 +630,9 @@ def _define(
     table[name] = Op(name, tuple(parsed), types, infer, variadic, engine, mixed)
 
 
+# How the first input is stored where the step runs in int8: value = input_scale * (u8 -
+# input_zero). A scale of 0: the step never does.
+LEVELS = {"input_scale": ("f", 0.0), "input_zero": ("i", 0)}
 _WINDOW = {"strides": ("i[2]", [1, 1]), "pads": ("i[4]", [0, 0, 0, 0])}
 _SCORED = "map1 mse1 cos1 map2 mse2 cos2 map3 mse3 cos3"
 
@@ -633,12 +648,19 @@ _define(
     dilations=("i[2]", [1, 1]),
     groups=("i", 1),
     activation=("s", "none"),
+    **LEVELS,
 )
 _define("max_pool2d", "x", _pool("max_pool2d"), kernel="i[2]", **_WINDOW)
 _define(
     "avg_pool2d", "x", _pool("avg_pool2d"), kernel="i[2]", **_WINDOW, count_include_pad=("i", 0)
 )
-_define("linear", "x weight:const bias:const? residual?", _linear, activation=("s", "none"))
+_define(
+    "linear",
+    "x weight:const bias:const? residual?",
+    _linear,
+    activation=("s", "none"),
+    **LEVELS,
+)
 _define("attention", "q k v", _attention, mixed=True, heads=("i", 1), scale="f")
 _define("window_gather", "x index:index", _window_gather, mixed=True)
 _define("token_attention", "x weight:const bias:const?", _token_attention, scale="f")

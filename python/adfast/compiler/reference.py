@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from adfast.compiler.graph import Graph, Node
+from adfast.compiler.ops import LEVELS
 from adfast.errors import CompileError
 
 _ops: dict[str, Callable[..., Any]] = {}
@@ -53,8 +54,9 @@ def run(
 
 
 def evaluate(node: Node, operands: list[np.ndarray | None]) -> list[np.ndarray]:
-    """Compute one node's outputs from arrays."""
-    result = _ops[node.op](*operands, **node.attrs)
+    """Compute one node's outputs from arrays, in floats whatever the levels of its input."""
+    attrs = {key: value for key, value in node.attrs.items() if key not in LEVELS}
+    result = _ops[node.op](*operands, **attrs)
     return list(result) if isinstance(result, tuple) else [result]
 
 

@@ -52,6 +52,7 @@ class Golden:
     tolerance_f32: float = 1e-3
     tolerance_bf16: float = 0.1
     reference: str = "none"
+    tolerance_int8: float | None = None  # None: the graph is not quantised
 
 
 def write_plan(
@@ -192,7 +193,10 @@ def _graph(graph: Graph, weights: _Weights) -> bytes:
     for node in graph.nodes:
         out += _str(node.op) + _str(node.name) + ids(node.inputs) + ids(node.outputs)
         types = {key: attr.type for key, attr in ops.table[node.op].attrs.items()}
-        out += _table(node.attrs, types)
+        attrs = node.attrs
+        if not attrs.get("input_scale"):  # not quantised: what an older reader would not know
+            attrs = {key: value for key, value in attrs.items() if key not in ops.LEVELS}
+        out += _table(attrs, types)
     out += ids(graph.inputs)
     out += struct.pack("<I", len(graph.outputs))
     for role, value in graph.outputs.items():
@@ -201,15 +205,14 @@ def _graph(graph: Graph, weights: _Weights) -> bytes:
 
 
 def _golden(golden: Golden) -> bytes:
-    out = bytearray(
-        _table(
-            {
-                "tolerance.f32": float(golden.tolerance_f32),
-                "tolerance.bf16": float(golden.tolerance_bf16),
-                "reference": golden.reference,
-            }
-        )
-    )
+    table = {
+        "tolerance.f32": float(golden.tolerance_f32),
+        "tolerance.bf16": float(golden.tolerance_bf16),
+        "reference": golden.reference,
+    }
+    if golden.tolerance_int8 is not None:
+        table["tolerance.int8"] = float(golden.tolerance_int8)
+    out = bytearray(_table(table))
     out += struct.pack("<I", len(golden.frames))
     for each in golden.frames:
         frame, score_map = np.asarray(each.frame), np.asarray(each.map, dtype="<f4")

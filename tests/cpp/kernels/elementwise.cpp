@@ -74,6 +74,28 @@ void test_unary(const k::Table& table) {
       failures++;
     }
   }
+  // Rounding to u8: ties to even, clipped, NaN to 0; every tail, never past the end.
+  const float stored[] = {-1e30f, -0.6f, -0.5f, 0.5f,   1.5f, 2.5f,     254.5f,    255.4f,
+                          255.5f, 1e30f, NAN,   100.0f, 7.4f, INFINITY, -INFINITY, 127.6f};
+  const uint8_t rounded[] = {0, 0, 0, 0, 2, 2, 254, 255, 255, 255, 0, 100, 7, 255, 0, 128};
+  for (size_t n = 1; n <= 40; n++) {
+    Guarded<float> values(n);
+    Guarded<uint8_t> bytes(n);
+    for (size_t i = 0; i < n; i++) values[i] = (stored[i % 16] - 16) * 0.5f;
+    table.unary({k::Unary::identity,
+                 values.data(),
+                 k::DType::f32,
+                 bytes.data(),
+                 k::DType::u8,
+                 static_cast<int64_t>(n),
+                 {2, 16}});
+    for (size_t i = 0; i < n; i++) {
+      if (bytes[i] == rounded[i % 16]) continue;
+      fprintf(stderr, "[%s] %g to u8: expected %d, got %d\n", table.name, stored[i % 16],
+              rounded[i % 16], bytes[i]);
+      failures++;
+    }
+  }
 }
 
 void test_binary(const k::Table& table) {
