@@ -239,6 +239,9 @@ def test_a_plan_in_int8(int8_plan, onnx_file, capsys):
     frame = generated_frames(1, 30, 26)[0]
     steps = {step["name"]: step["op"] for step in engine.profile(frame)}
     assert any(name.endswith(".u8") and op == "convert" for name, op in steps.items())
+    frames = generated_frames(3, 30, 26)
+    for one, other in zip(map(engine.predict, frames), engine.predict_batch(frames), strict=True):
+        assert one.score == other.score and np.array_equal(one.map, other.map)
     exact = adfast.load(path, precision="f32")
     assert exact.info["precision"] == "f32" and exact.self_test()["passed"]
     assert exact.predict(frame).score != engine.predict(frame).score
