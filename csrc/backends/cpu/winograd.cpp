@@ -41,18 +41,23 @@ int64_t tiles_per_block(const Tiling& tiling, int64_t channels, int64_t weights,
 // Weights that a frame walks through from end to end, on huge pages where the system has them.
 class Packed {
  public:
-  explicit Packed(size_t floats) {
+  explicit Packed(size_t floats) : bytes_(floats * sizeof(float)) {
     constexpr size_t huge = size_t{2} << 20;
-    const size_t bytes = floats * sizeof(float), page = bytes >= huge ? huge : 64;
-    const size_t whole = (bytes + page - 1) / page * page;
-    data_.reset(static_cast<float*>(std::aligned_alloc(page, whole)), std::free);
+    const size_t page = bytes_ >= huge ? huge : 64;
+    const size_t whole = (bytes_ + page - 1) / page * page;
+    data_.reset(static_cast<float*>(std::aligned_alloc(page, whole)));
     if (data_ == nullptr) throw std::bad_alloc();
     if (page == huge) madvise(data_.get(), whole, MADV_HUGEPAGE);  // a wish; no matter if refused
   }
   float* data() const { return data_.get(); }
+  size_t bytes() const { return bytes_; }
 
  private:
-  std::shared_ptr<float> data_;
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+  size_t bytes_;
+  std::unique_ptr<float, Free> data_;
 };
 
 // Seconds on one core, as far as they are needed to choose: the rates are those of a processor with
@@ -80,7 +85,7 @@ double winograd_seconds(const SquareConvolution& c, const Tiling& tiling) {
          tiles * points / 36 * (vectors(c.x[1]) * transform + vectors(c.y[1]) * untransform);
 }
 
-struct Plan {
+struct Work {
   kernels::WinogradArgs args;
   int64_t tiles, block;  // in all; per block
   int64_t threads;
@@ -89,45 +94,83 @@ struct Plan {
   void (*multiply)(const kernels::WinogradArgs&);
 };
 
-void run_block(const Plan& plan, kernels::WinogradArgs args, int64_t begin) {
+void run_block(const Work& work, kernels::WinogradArgs args, int64_t begin) {
   args.block_begin = args.tile_begin = begin;
-  args.block_end = args.tile_end = std::min(begin + plan.block, plan.tiles);
-  plan.transform(args);
-  plan.multiply(args);
+  args.block_end = args.tile_end = std::min(begin + work.block, work.tiles);
+  work.transform(args);
+  work.multiply(args);
 }
 
 // Each thread has blocks of its own, or all share the one there is. Results depend on neither.
-void run(const Plan& plan) {
-  const int64_t blocks = (plan.tiles + plan.block - 1) / plan.block;
-  if (plan.threads == 1) {
-    for (int64_t b = 0; b < blocks; ++b) run_block(plan, plan.args, b * plan.block);
+void run(const Work& work) {
+  const int64_t blocks = (work.tiles + work.block - 1) / work.block;
+  if (work.threads == 1) {
+    for (int64_t b = 0; b < blocks; ++b) run_block(work, work.args, b * work.block);
     return;
   }
-  const auto threads = static_cast<int>(plan.threads);
+  const auto threads = static_cast<int>(work.threads);
 #pragma omp parallel num_threads(threads)
   {
     const uint32_t control = kernels::flush_denormals();
     const int64_t thread = omp_get_thread_num(), all = omp_get_num_threads();
-    kernels::WinogradArgs mine = plan.args;
-    mine.products += thread * plan.products_room;
+    kernels::WinogradArgs mine = work.args;
+    mine.products += thread * work.products_room;
     if (blocks > 1) {
-      mine.tiles += thread * plan.tiles_room;
+      mine.tiles += thread * work.tiles_room;
 #pragma omp for schedule(static)
-      for (int64_t b = 0; b < blocks; ++b) run_block(plan, mine, b * plan.block);
+      for (int64_t b = 0; b < blocks; ++b) run_block(work, mine, b * work.block);
     } else {
       mine.block_begin = 0;
-      mine.block_end = plan.tiles;
-      mine.tile_begin = plan.tiles * thread / all;
-      mine.tile_end = plan.tiles * (thread + 1) / all;
-      plan.transform(mine);
+      mine.block_end = work.tiles;
+      mine.tile_begin = work.tiles * thread / all;
+      mine.tile_end = work.tiles * (thread + 1) / all;
+      work.transform(mine);
 #pragma omp barrier
-      mine.panel_begin = plan.args.panel_end * thread / all;
-      mine.panel_end = plan.args.panel_end * (thread + 1) / all;
-      plan.multiply(mine);
+      mine.panel_begin = work.args.panel_end * thread / all;
+      mine.panel_end = work.args.panel_end * (thread + 1) / all;
+      work.multiply(mine);
     }
     kernels::restore_denormals(control);
   }
 }
+
+class WinogradOperator final : public Operator {
+ public:
+  WinogradOperator(Work work, Packed weight, std::vector<float> bias, bool residual, double flops,
+                   std::string kernel)
+      : work_(work),
+        weight_(std::move(weight)),
+        bias_(std::move(bias)),
+        residual_(residual),
+        flops_(flops),
+        kernel_(std::move(kernel)) {}
+
+  std::function<void()> bind(const Binding& binding) const override {
+    Work bound = work_;
+    bound.args.x = binding.inputs[0];
+    bound.args.residual = residual_ ? binding.inputs[3] : nullptr;
+    bound.args.y = binding.outputs[0];
+    bound.args.weight = weight_.data();
+    bound.args.bias = bias_.empty() ? nullptr : bias_.data();
+    bound.args.tiles = static_cast<float*>(binding.scratch);
+    bound.args.products = bound.args.tiles + bound.threads * bound.tiles_room;
+    return [bound] { run(bound); };
+  }
+  size_t scratch_bytes() const override {
+    return work_.threads * (work_.tiles_room + work_.products_room) * sizeof(float);
+  }
+  double flops() const override { return flops_; }
+  size_t packed_bytes() const override { return weight_.bytes(); }
+  std::string kernel() const override { return kernel_; }
+
+ private:
+  Work work_;
+  Packed weight_;
+  std::vector<float> bias_;
+  bool residual_;
+  double flops_;  // of the convolution computed directly
+  std::string kernel_;
+};
 
 }  // namespace
 
@@ -162,19 +205,19 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   if (tiling.outputs == 0) return nullptr;
   const int32_t outputs = tiling.outputs;
 
-  Plan plan{};
-  plan.threads = omp_get_max_threads();
-  plan.tiles = tiling.tiles();
+  Work work{};
+  work.threads = omp_get_max_threads();
+  work.tiles = tiling.tiles();
   const size_t weights = kernels::winograd_weight_size(y[1], x[1], outputs, kernel);
-  plan.block =
-      tiles_per_block(tiling, x[1], static_cast<int64_t>(weights * sizeof(float)), plan.threads);
-  plan.transform = device.kernels->winograd_transform;
-  plan.multiply = device.kernels->winograd_multiply;
+  work.block =
+      tiles_per_block(tiling, x[1], static_cast<int64_t>(weights * sizeof(float)), work.threads);
+  work.transform = device.kernels->winograd_transform;
+  work.multiply = device.kernels->winograd_multiply;
   // Whole cache lines, so that threads share none.
   const auto lines = [](size_t floats) { return (floats + 15) / 16 * 16; };
-  plan.tiles_room = lines(kernels::winograd_tiles(plan.block, x[1], outputs, kernel));
-  plan.products_room = lines(kernels::winograd_products(plan.block, outputs, kernel));
-  kernels::WinogradArgs& args = plan.args;
+  work.tiles_room = lines(kernels::winograd_tiles(work.block, x[1], outputs, kernel));
+  work.products_room = lines(kernels::winograd_products(work.block, outputs, kernel));
+  kernels::WinogradArgs& args = work.args;
   args.dtype = kernel_type(device.features);
   args.height = x[2];
   args.width = x[3];
@@ -189,26 +232,13 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   args.relu = activation == "relu";
   args.panel_end = kernels::winograd_panels(y[1]);
 
-  const Packed packed(weights);
+  Packed packed(weights);
   kernels::winograd_weight(floats(weight).data(), y[1], x[1], outputs, kernel, packed.data());
-  const double flops = 2.0 * element_count(y) * x[1] * kernel * kernel;
-  const size_t scratch = plan.threads * (plan.tiles_room + plan.products_room) * sizeof(float);
-  return std::make_unique<SimpleOperator>(
+  return std::make_unique<WinogradOperator>(
+      work, std::move(packed), bias == nullptr ? std::vector<float>() : floats(*bias),
+      residual != nullptr, 2.0 * element_count(y) * x[1] * kernel * kernel,
       "adfast:winograd" + std::to_string(outputs) + "x" + std::to_string(kernel) + ":" +
-          device.kernels->name,
-      flops, scratch,
-      [plan, has_residual = residual != nullptr, packed,
-       bias = bias == nullptr ? std::vector<float>() : floats(*bias)](const Binding& binding) {
-        Plan bound = plan;
-        bound.args.x = binding.inputs[0];
-        bound.args.residual = has_residual ? binding.inputs[3] : nullptr;
-        bound.args.y = binding.outputs[0];
-        bound.args.weight = packed.data();
-        bound.args.bias = bias.empty() ? nullptr : bias.data();
-        bound.args.tiles = static_cast<float*>(binding.scratch);
-        bound.args.products = bound.args.tiles + bound.threads * bound.tiles_room;
-        return [bound] { run(bound); };
-      });
+          device.kernels->name);
 }
 
 }  // namespace adfast::cpu
