@@ -119,6 +119,7 @@ adfast_status adfast_load(const char* path, const adfast_options* options, adfas
       require_struct(options, "adfast_options");
       chosen.threads = options->threads;
       if (options->precision != nullptr) chosen.precision = options->precision;
+      if (options->tactics != nullptr) chosen.tactics = options->tactics;
     }
     *engine = new adfast_engine(adfast::Plan::open(path), chosen);
   });

@@ -216,7 +216,8 @@ py::dict plan_contents(const Plan& plan) {
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 py::dict run_graph(const std::string& path, const std::map<std::string, FloatArray>& inputs,
-                   const std::string& precision, const std::string& isa, int lanes) {
+                   const std::string& precision, const std::string& isa, int lanes,
+                   const std::string& tactic) {
   RawInputs raw;
   for (const auto& [name, array] : inputs) {
     Shape shape(array.shape(), array.shape() + array.ndim());
@@ -224,7 +225,8 @@ py::dict run_graph(const std::string& path, const std::map<std::string, FloatArr
   }
   const auto outputs = [&] {
     py::gil_scoped_release release;
-    return run_raw(path, raw, {precision, false, isa}, lanes);
+    const Tactics tactics = tactic.empty() ? Tactics() : Tactics{{"*", tactic}};
+    return run_raw(path, raw, {precision, false, isa, tactics}, lanes);
   }();
   py::dict result;
   for (const auto& [role, output] : outputs) {
@@ -275,11 +277,12 @@ PYBIND11_MODULE(_core, m) {
           py::arg("name"));
   py::class_<Engine>(m, "Engine")
       .def(py::init([](const Plan& plan, int threads, const std::string& precision,
-                       const std::string& isa) {
+                       const std::string& isa, const std::string& tactics) {
              py::gil_scoped_release release;
-             return std::make_unique<Engine>(plan, EngineOptions{threads, precision, isa});
+             return std::make_unique<Engine>(plan, EngineOptions{threads, precision, isa, tactics});
            }),
-           py::arg("plan"), py::arg("threads") = 0, py::arg("precision") = "", py::arg("isa") = "")
+           py::arg("plan"), py::arg("threads") = 0, py::arg("precision") = "", py::arg("isa") = "",
+           py::arg("tactics") = "")
       .def("predict", &predict, py::arg("image"), py::arg("color"))
       .def("predict_batch", &predict_batch, py::arg("images"), py::arg("color"))
       .def("profile", &profile, py::arg("image"), py::arg("color"))
@@ -288,7 +291,7 @@ PYBIND11_MODULE(_core, m) {
       "read_plan", [](const std::string& path) { return plan_contents(Plan::open(path)); },
       py::arg("path"));
   m.def("run_graph", &run_graph, py::arg("path"), py::arg("inputs"), py::arg("precision") = "f32",
-        py::arg("isa") = "", py::arg("lanes") = 1);
+        py::arg("isa") = "", py::arg("lanes") = 1, py::arg("tactic") = "");
   m.def("native_bf16", &native_bf16);
   m.def("usable_processors", &usable_processors);
   m.attr("plan_version") = plan_version;

@@ -64,8 +64,16 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
       workers_(lanes_) {
   geometry_ = geometry_of(plan.graph);
   const bool wish = options.precision.empty();
+  const Tactics tactics = options.tactics.empty() ? Tactics() : read_tactics(options.tactics);
+  for (const auto& [step, word] : tactics) {
+    const auto named = [&](const Node& node) { return node.name == step; };
+    if (step != "*" && std::none_of(plan.graph.nodes.begin(), plan.graph.nodes.end(), named)) {
+      throw Error(ErrorKind::argument, options.tactics + ": the plan has no step '" + step +
+                                           "': the file was made for another; run adfast tune");
+    }
+  }
   backend_ = make_cpu_backend(
-      {wish ? plan.fields.text("precision") : options.precision, wish, options.isa});
+      {wish ? plan.fields.text("precision") : options.precision, wish, options.isa, tactics});
   program_ = build(plan.graph);
   if (lanes_ > 1 && parallelism(program_->needs()) < worthwhile_parallelism) {
     threads_per_lane_ *= lanes_;

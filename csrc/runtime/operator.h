@@ -8,6 +8,7 @@
 
 #include "core/tensor.h"
 #include "plan/plan.h"
+#include "runtime/tactics.h"
 
 namespace adfast {
 
@@ -82,8 +83,9 @@ class Backend {
 
 struct CpuOptions {
   std::string precision;   // "f32" or "bf16"
-  bool may_widen = false;  // f32 will do where the processor has no fast bf16
+  bool may_widen = false;  // f32 will do where bf16 would be slower
   std::string isa;         // "scalar", "avx2", "avx512", or empty: the best
+  Tactics tactics;         // empty: the backend's own estimates
 };
 // Throws ErrorKind::argument when the processor cannot do what is asked for.
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);

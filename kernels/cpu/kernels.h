@@ -202,6 +202,29 @@ struct HaloAttentionArgs {
   float* scratch;  // halo_attention_scratch floats per concurrent call
 };
 
+// A convolution of stride 1 with a square kernel by Winograd's algorithm, in two parts that work on
+// one block of tiles; a tile is outputs x outputs pixels of y, counted in raster order. (outputs,
+// kernel) is (2, 3), (4, 3) or (2, 5). y = x * weight + bias (+ residual), then relu if asked for,
+// zeros being around x.
+struct WinogradArgs {
+  const void* x;  // [height][width][channels]
+  DType dtype;    // of x, residual and y
+  int64_t height, width, channels;
+  int64_t out_height, out_width, out_channels;
+  int64_t top, left;  // pixels of zeros before the first row and column
+  int32_t outputs, kernel;
+  const float* weight;   // of winograd_weight
+  const float* bias;     // [out_channels] or null
+  const void* residual;  // as y, or null
+  bool relu;
+  void* y;  // [out_height][out_width][out_channels]
+  int64_t block_begin, block_end;
+  int64_t tile_begin, tile_end;    // of the block: what winograd_transform does
+  int64_t panel_begin, panel_end;  // of winograd_panels: what winograd_multiply does
+  float* tiles;                    // winograd_tiles floats: the block's input at the points
+  float* products;                 // winograd_products floats per concurrent call
+};
+
 // out = (x - mean) / sqrt(var + eps) * gamma + beta (+ residual), per row.
 struct LayerNormArgs {
   const float* x;  // [rows][width]
@@ -290,6 +313,8 @@ struct Table {
   void (*resize_bilinear)(const ResizeBilinearArgs&);
   void (*attention)(const AttentionArgs&);
   void (*halo_attention)(const HaloAttentionArgs&);
+  void (*winograd_transform)(const WinogradArgs&);  // x -> tiles
+  void (*winograd_multiply)(const WinogradArgs&);   // tiles -> y
   void (*layer_norm)(const LayerNormArgs&);
   void (*softmax)(const SoftmaxArgs&);
   void (*unary)(const UnaryArgs&);
@@ -306,6 +331,18 @@ size_t gms_map_scratch(int64_t width, int64_t channels);
 size_t attention_scratch(int64_t keys, int64_t head_dim, int64_t head_value_dim);
 size_t halo_attention_scratch(int64_t block, int64_t halo, int64_t head_dim,
                               int64_t head_value_dim);
+
+size_t winograd_tiles(int64_t tiles, int64_t channels, int32_t outputs, int32_t kernel);
+size_t winograd_products(int64_t tiles, int32_t outputs, int32_t kernel);
+
+// Panels of output channels that winograd_multiply computes together.
+int64_t winograd_panels(int64_t out_channels);
+// Takes a kernel, [out_channels][channels][kernel][kernel], to the points: winograd_weight_size
+// floats.
+void winograd_weight(const float* weight, int64_t out_channels, int64_t channels, int32_t outputs,
+                     int32_t kernel, float* packed);
+size_t winograd_weight_size(int64_t out_channels, int64_t channels, int32_t outputs,
+                            int32_t kernel);
 
 // The best set this processor (and its operating system) runs.
 Isa best_isa();

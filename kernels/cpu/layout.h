@@ -31,6 +31,17 @@ static constexpr int64_t padded_row(int64_t width, int64_t margin) {
   return (width + 2 * margin + 2 * kMaxLanes - 1) / kMaxLanes * kMaxLanes;
 }
 
+constexpr int64_t kWinogradPanel = 32;  // output channels whose weights lie next to each other
+
+// A tile's values at one point, and the distance between points of a block of tiles. Never a
+// multiple of 4 KB: rows and points that are read or written together must not share cache sets.
+static constexpr int64_t winograd_row(int64_t channels) {
+  return round_up(channels, kMaxLanes) + kMaxLanes;
+}
+static constexpr int64_t winograd_plane(int64_t tiles, int64_t row) {
+  return round_up(tiles * row, 1024) + kMaxLanes;
+}
+
 // A row of an image with one more pixel on either side.
 static constexpr int64_t gms_row(int64_t width, int64_t channels) { return (width + 2) * channels; }
 

@@ -20,6 +20,7 @@
 #include "resize.h"
 #include "score_map.h"
 #include "token_attention.h"
+#include "winograd.h"
 //
 #include "fuse_maps.h"
 #include "projector_attention.h"
@@ -43,6 +44,8 @@ const Table kTable = {
     .resize_bilinear = resize_bilinear,
     .attention = attention,
     .halo_attention = halo_attention,
+    .winograd_transform = winograd_transform,
+    .winograd_multiply = winograd_multiply,
     .layer_norm = layer_norm,
     .softmax = softmax,
     .unary = unary,

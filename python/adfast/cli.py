@@ -52,6 +52,11 @@ COMMANDS = (
         "  adfast eval plans/ --data data/mvtec --out report",
     ),
     (
+        "tune",
+        "measure which implementation of each step is the fastest on this machine",
+        "adfast tune screws.plan -o screws.tactics",
+    ),
+    (
         "bench",
         "measure latency by stage, in percentiles",
         "adfast bench screws.plan --image part.png",
@@ -66,6 +71,7 @@ the life of a model:
   adfast selftest model.plan                  does this machine compute what the plan promises?
   adfast predict model.plan IMAGES -o out     scores, verdicts, overlays, maps
   adfast eval model.plan --data DATA          metrics on DATA/test, a report   (adfast[eval])
+  adfast tune model.plan -o model.tactics     the fastest kernels of this machine, if need be
   adfast bench model.plan                     latency on this machine
 
 A plan is one file; the machine on the line needs it, adfast and numpy, nothing else.

@@ -176,6 +176,7 @@ def load(
     device: str = "auto",
     threads: int = 0,
     precision: str | None = None,
+    tactics: str | os.PathLike[str] | None = None,
 ) -> Engine:
     """Load a plan: check every byte of it, pack its weights, plan its memory.
 
@@ -187,17 +188,23 @@ def load(
             them; one that is a chain works with all threads inside its steps.
         precision: "f32" or "bf16"; None takes the plan's own, or f32 where the processor has no
             AVX-512 for bf16.
+        tactics: a file that `adfast tune` wrote for this plan on this machine: which implementation
+            each step uses. None: the engine's own estimates, which depend on the processor alone.
 
     Raises:
         PlanError: the file is damaged, altered, too new, or holds an op this version does not know.
-        ArgumentError: an unknown device or precision, or one that this machine lacks.
+        ArgumentError: an unknown device or precision, or one that this machine lacks; or
+            the tactics file holds something else.
         AdfastError: the file cannot be opened.
     """
     if device not in ("auto", "cpu"):
         raise ArgumentError(f"device is {device!r}, expected 'auto' or 'cpu'")
     text = os.fspath(path)
     plan = _core.Plan(text)
-    return Engine(text, _core.Engine(plan, threads, precision or ""), plan.contents())
+    core = _core.Engine(
+        plan, threads, precision or "", tactics="" if tactics is None else os.fspath(tactics)
+    )
+    return Engine(text, core, plan.contents())
 
 
 def _as_array(image: Any) -> np.ndarray:

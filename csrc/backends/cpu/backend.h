@@ -21,6 +21,16 @@ struct Device {
   DType features;
   // Tokens, being f32, are rounded to this for products of many rows.
   DType products;
+  // Products in bf16 for every one in f32.
+  double bf16_rate = 1;
+  Tactics tactics;
+
+  // The word for a step; empty: its own estimate decides.
+  std::string tactic(const Node& node) const {
+    const auto found = tactics.find(node.name);
+    const auto other = found == tactics.end() ? tactics.find("*") : found;
+    return other == tactics.end() ? "" : other->second;
+  }
 };
 
 // An op's row in the table. `inputs` and `outputs` bound their numbers.

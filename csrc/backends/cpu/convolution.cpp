@@ -2,6 +2,7 @@
 #include <array>
 
 #include "backends/cpu/onednn.h"
+#include "backends/cpu/winograd.h"
 #include "core/frame.h"
 
 namespace adfast::cpu {
@@ -69,6 +70,17 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
   require_result(request, 0, y);
   const Tensor* residual = input_or_null(request, 3);
   if (residual != nullptr) require_shape(request, 3, y);
+  const Tensor* bias = input_or_null(request, 2);
+  if (bias != nullptr) {
+    constant(request, 2);
+    require_shape(request, 2, {out_channels});
+  }
+  if (groups == 1 && window.strides == std::vector<int64_t>{1, 1} &&
+      window.dilations == std::vector<int64_t>{0, 0}) {
+    auto fast = make_winograd(request, device,
+                              {weight, bias, residual, x, y, window.begin[0], window.begin[1]});
+    if (fast) return fast;
+  }
 
   memory::dims weight_dims = weight.shape;
   if (groups > 1) {
@@ -78,11 +90,8 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
   const auto type = onednn_type(device.features);
   const memory::desc x_desc(x, type, Tag::nhwc), y_desc(y, type, Tag::nhwc);
   const memory::desc any_weight(weight_dims, type, Tag::any);
-  const Tensor* bias = input_or_null(request, 2);
   memory::desc bias_desc;
   if (bias != nullptr) {
-    constant(request, 2);
-    require_shape(request, 2, {out_channels});
     bias_desc = memory::desc({out_channels}, memory::data_type::f32, Tag::x);
   }
   const dnnl::primitive_attr attr = fused_attributes(node, residual != nullptr, y_desc);

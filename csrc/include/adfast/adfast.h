@@ -48,6 +48,7 @@ typedef struct adfast_options {
   size_t struct_size;
   int32_t threads;       /* 0: every processor this process may use */
   const char* precision; /* "f32", "bf16", or NULL for the plan's own */
+  const char* tactics;   /* a file of `adfast tune`, or NULL for the engine's own estimates */
 } adfast_options;
 
 /* Borrowed for the duration of a call. */

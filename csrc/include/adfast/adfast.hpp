@@ -38,8 +38,9 @@ struct Result {
 // Moves, does not copy. May be used from many threads, which take turns.
 class Engine {
  public:
-  explicit Engine(const std::string& path, int threads = 0, const char* precision = nullptr) {
-    const adfast_options options{sizeof(adfast_options), threads, precision};
+  explicit Engine(const std::string& path, int threads = 0, const char* precision = nullptr,
+                  const char* tactics = nullptr) {
+    const adfast_options options{sizeof(adfast_options), threads, precision, tactics};
     adfast_engine* engine = nullptr;
     check(adfast_load(path.c_str(), &options, &engine));
     engine_.reset(engine);

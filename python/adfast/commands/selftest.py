@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+def add_engine_arguments(parser: argparse.ArgumentParser, *, tactics: bool = True) -> None:
     """Declare what every command that runs a plan accepts."""
     group = parser.add_argument_group("engine")
     group.add_argument(
@@ -35,6 +35,10 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto (default) takes the plan's",
     )
+    if tactics:
+        group.add_argument(
+            "--tactics", type=Path, metavar="FILE", help="a file of adfast tune for this machine"
+        )
 
 
 def load_engine(args: argparse.Namespace) -> Any:
@@ -42,7 +46,7 @@ def load_engine(args: argparse.Namespace) -> Any:
     import adfast
 
     precision = None if args.precision == "auto" else args.precision
-    return adfast.load(args.plan, threads=args.threads, precision=precision)
+    return adfast.load(args.plan, threads=args.threads, precision=precision, tactics=args.tactics)
 
 
 def run(args: argparse.Namespace) -> int:

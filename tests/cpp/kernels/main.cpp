@@ -23,6 +23,7 @@ int main() {
       test_reduce(*table, dtype);
       test_nan(*table, dtype);
       test_halo_attention(*table, dtype);
+      test_winograd(*table, dtype);
     }
     test_resize_bilinear(*table);
     test_fuse_maps(*table);

@@ -1,0 +1,240 @@
+// Convolutions of stride 1 by the algorithm of Winograd, in f32: tiles of the input and of the
+// kernel are taken to the points of an interpolation, multiplied there, one product per point and
+// pair of channels, and taken back. S. Winograd, Arithmetic complexity of computations (1980);
+// A. Lavin and S. Gray, Fast algorithms for convolutional neural networks (CVPR 2016).
+//
+// A tile of 6 x 6 has the points 0, +-sqrt(1/2), +-sqrt(2) and infinity. They lose a third of what
+// the usual 0, +-1, +-2 lose (the powers stay near one), and their products 1/2 and 2 are exact.
+#pragma once
+
+namespace adfast::kernels::ADFAST_ISA {
+
+constexpr float kNear = 0.70710678118654752f, kFar = 1.41421356237309505f;
+// Rows of tiles multiplied at once; with two vectors of columns they fill the registers.
+constexpr int kWinogradRows = kLanes == 16 ? 14 : kLanes == 8 ? 6 : 4;
+
+// p[i] = the polynomial of the values d at the i-th point, times the products of its distances to
+// the others (winograd_weight divides by them).
+template <int kSide>
+static inline __attribute__((always_inline)) void to_points(const Vec* d, Vec* p) {
+  if constexpr (kSide == 4) {
+    p[0] = d[2] - d[0];
+    p[1] = d[2] + d[1];
+    p[2] = d[2] - d[1];
+    p[3] = d[3] - d[1];
+  } else {
+    const Vec far = fma(set1(-2.0f), d[2], d[4]), far_odd = fma(set1(-2.0f), d[1], d[3]);
+    const Vec near = fma(set1(-0.5f), d[2], d[4]), near_odd = fma(set1(-0.5f), d[1], d[3]);
+    p[0] = fma(set1(-2.5f), d[2], d[0] + d[4]);
+    p[1] = fma(set1(kNear), far_odd, far);
+    p[2] = fma(set1(-kNear), far_odd, far);
+    p[3] = fma(set1(kFar), near_odd, near);
+    p[4] = fma(set1(-kFar), near_odd, near);
+    p[5] = fma(set1(-2.5f), d[3], d[1] + d[5]);
+  }
+}
+
+// The first kOutputs coefficients' outputs from the products m at the points.
+template <int kSide, int kOutputs>
+static inline __attribute__((always_inline)) void from_points(const Vec* m, Vec* y) {
+  const Vec even = m[1] + m[2], odd = m[1] - m[2];
+  if constexpr (kSide == 4) {
+    y[0] = m[0] + even;
+    y[1] = odd + m[3];
+  } else {
+    const Vec even_far = m[3] + m[4], odd_far = m[3] - m[4];
+    y[0] = m[0] + (even + even_far);
+    const Vec first = fma(set1(kNear), odd, set1(kFar) * odd_far);
+    if constexpr (kOutputs == 2) {
+      y[1] = first + m[5];
+    } else {
+      y[1] = first;
+      y[2] = fma(set1(0.5f), even, set1(2.0f) * even_far);
+      y[3] = fma(set1(0.5f * kNear), odd, fma(set1(2.0f * kFar), odd_far, m[5]));
+    }
+  }
+}
+
+// Which rows or columns of a tile lie inside the input.
+struct Inside {
+  int begin, end;
+  Inside(int64_t first, int64_t side, int64_t length)
+      : begin(static_cast<int>(first < 0 ? smaller(-first, side) : 0)),
+        end(static_cast<int>(smaller(side, larger(length - first, 0)))) {}
+};
+
+template <int kSide, class T, class Lanes>
+static inline __attribute__((always_inline)) void transform_vector(const T* x, int64_t row,
+                                                                   int64_t pixel, Inside rows,
+                                                                   Inside columns, Lanes lanes,
+                                                                   float* out, int64_t plane) {
+  Vec half[kSide][kSide];
+#pragma GCC unroll 6
+  for (int i = 0; i < kSide; i++) {
+    Vec d[kSide];
+#pragma GCC unroll 6
+    for (int j = 0; j < kSide; j++) {
+      const bool inside = i >= rows.begin && i < rows.end && j >= columns.begin && j < columns.end;
+      d[j] = inside ? load(x + i * row + j * pixel, lanes) : set1(0.0f);
+    }
+    to_points<kSide>(d, half[i]);
+  }
+#pragma GCC unroll 6
+  for (int j = 0; j < kSide; j++) {
+    Vec d[kSide], p[kSide];
+#pragma GCC unroll 6
+    for (int i = 0; i < kSide; i++) d[i] = half[i][j];
+    to_points<kSide>(d, p);
+#pragma GCC unroll 6
+    for (int i = 0; i < kSide; i++) store(out + (i * kSide + j) * plane, p[i]);
+  }
+}
+
+template <int kSide, class T>
+static void transform_tiles(const WinogradArgs& a) {
+  const int64_t across = (a.out_width + a.outputs - 1) / a.outputs;
+  const int64_t row = winograd_row(a.channels);
+  const int64_t plane = winograd_plane(a.block_end - a.block_begin, row);
+  for (int64_t tile = a.tile_begin; tile < a.tile_end; tile++) {
+    const int64_t top = tile / across * a.outputs - a.top;
+    const int64_t left = tile % across * a.outputs - a.left;
+    const Inside rows(top, kSide, a.height), columns(left, kSide, a.width);
+    const bool whole =
+        rows.begin == 0 && rows.end == kSide && columns.begin == 0 && columns.end == kSide;
+    // Only pixels inside are read; the address may lie before the first of them.
+    const T* x = static_cast<const T*>(a.x) + (top * a.width + left) * a.channels;
+    float* out = a.tiles + (tile - a.block_begin) * row;
+    over(a.channels, [&](int64_t c, auto lanes) {
+      // The second call is the first with all conditions known.
+      if (whole) {
+        transform_vector<kSide>(x + c, a.width * a.channels, a.channels, Inside(0, kSide, kSide),
+                                Inside(0, kSide, kSide), lanes, out + c, plane);
+      } else {
+        transform_vector<kSide>(x + c, a.width * a.channels, a.channels, rows, columns, lanes,
+                                out + c, plane);
+      }
+    });
+  }
+}
+
+// out[r] = left[r] . right for kRows rows and one panel: [depth][kWinogradPanel] of the weights.
+// Every row is summed in the order of depth, whoever its neighbours are.
+template <int kRows>
+static inline __attribute__((always_inline)) void multiply_rows(const float* left, int64_t row,
+                                                                const float* right, int64_t depth,
+                                                                float* out) {
+  for (int64_t column = 0; column < kWinogradPanel; column += 2 * kLanes) {
+    Vec acc[kRows][2];
+#pragma GCC unroll 14
+    for (int r = 0; r < kRows; r++) acc[r][0] = acc[r][1] = set1(0.0f);
+    const float* weight = right + column;
+    for (int64_t i = 0; i < depth; i++, weight += kWinogradPanel) {
+      const Vec low = load(weight), high = load(weight + kLanes);
+#pragma GCC unroll 14
+      for (int r = 0; r < kRows; r++) {
+        const Vec v = set1(left[r * row + i]);
+        acc[r][0] = fma(v, low, acc[r][0]);
+        acc[r][1] = fma(v, high, acc[r][1]);
+      }
+    }
+#pragma GCC unroll 14
+    for (int r = 0; r < kRows; r++) {
+      store(out + r * kWinogradPanel + column, acc[r][0]);
+      store(out + r * kWinogradPanel + column + kLanes, acc[r][1]);
+    }
+  }
+}
+
+template <int kRows>
+static void multiply_some(int64_t rows, const float* left, int64_t row, const float* right,
+                          int64_t depth, float* out) {
+  if constexpr (kRows > 0) {
+    if (rows == kRows) return multiply_rows<kRows>(left, row, right, depth, out);
+    multiply_some<kRows - 1>(rows, left, row, right, depth, out);
+  }
+}
+
+template <int kSide, int kOutputs, class T>
+static void untransform_tile(const WinogradArgs& a, int64_t tile, int64_t panel, int64_t plane) {
+  const int64_t across = (a.out_width + kOutputs - 1) / kOutputs;
+  const int64_t top = tile / across * kOutputs, left = tile % across * kOutputs;
+  const int64_t rows = smaller(kOutputs, a.out_height - top);
+  const int64_t columns = smaller(kOutputs, a.out_width - left);
+  const int64_t first = panel * kWinogradPanel;
+  const int64_t channels = smaller(kWinogradPanel, a.out_channels - first);
+  const int64_t corner = (top * a.out_width + left) * a.out_channels + first;
+  const float* products = a.products + (tile - a.block_begin) * kWinogradPanel;
+  over(channels, [&](int64_t c, auto lanes) {
+    Vec half[kSide][kOutputs];
+#pragma GCC unroll 6
+    for (int i = 0; i < kSide; i++) {
+      Vec m[kSide];
+#pragma GCC unroll 6
+      for (int j = 0; j < kSide; j++) m[j] = load(products + (i * kSide + j) * plane + c);
+      from_points<kSide, kOutputs>(m, half[i]);
+    }
+    const Vec bias = a.bias ? load(a.bias + first + c, lanes) : set1(0.0f);
+#pragma GCC unroll 4
+    for (int j = 0; j < kOutputs; j++) {
+      if (j >= columns) break;
+      Vec m[kSide], y[kOutputs];
+#pragma GCC unroll 6
+      for (int i = 0; i < kSide; i++) m[i] = half[i][j];
+      from_points<kSide, kOutputs>(m, y);
+#pragma GCC unroll 4
+      for (int i = 0; i < kOutputs; i++) {
+        if (i >= rows) break;
+        const int64_t at = corner + (i * a.out_width + j) * a.out_channels + c;
+        Vec v = y[i] + bias;
+        if (a.residual) v = v + load(static_cast<const T*>(a.residual) + at, lanes);
+        // The second operand wins where either is NaN.
+        if (a.relu) v = max(set1(0.0f), v);
+        store(static_cast<T*>(a.y) + at, v, lanes);
+      }
+    }
+  });
+}
+
+template <int kSide, int kOutputs, class T>
+static void multiply_tiles(const WinogradArgs& a) {
+  const int64_t count = a.block_end - a.block_begin, row = winograd_row(a.channels);
+  const int64_t left_plane = winograd_plane(count, row);
+  const int64_t plane = winograd_plane(count, kWinogradPanel);
+  const int64_t blocks = (count + kWinogradRows - 1) / kWinogradRows;
+  for (int64_t panel = a.panel_begin; panel < a.panel_end; panel++) {
+    for (int64_t point = 0; point < kSide * kSide; point++) {
+      const float* right = a.weight + (panel * kSide * kSide + point) * a.channels * kWinogradPanel;
+      // Of nearly equal size: a small last one would wait for its own sums.
+      for (int64_t b = 0; b < blocks; b++) {
+        const int64_t begin = count * b / blocks, end = count * (b + 1) / blocks;
+        multiply_some<kWinogradRows>(end - begin, a.tiles + point * left_plane + begin * row, row,
+                                     right, a.channels,
+                                     a.products + point * plane + begin * kWinogradPanel);
+      }
+    }
+    for (int64_t tile = a.block_begin; tile < a.block_end; tile++) {
+      untransform_tile<kSide, kOutputs, T>(a, tile, panel, plane);
+    }
+  }
+}
+
+static void winograd_transform(const WinogradArgs& a) {
+  const bool small = a.outputs + a.kernel - 1 == 4;
+  if (a.dtype == DType::f32) {
+    small ? transform_tiles<4, float>(a) : transform_tiles<6, float>(a);
+  } else {
+    small ? transform_tiles<4, Bf16>(a) : transform_tiles<6, Bf16>(a);
+  }
+}
+
+template <class T>
+static void multiply_tiles_of(const WinogradArgs& a) {
+  if (a.kernel == 5) return multiply_tiles<6, 2, T>(a);
+  a.outputs == 2 ? multiply_tiles<4, 2, T>(a) : multiply_tiles<6, 4, T>(a);
+}
+
+static void winograd_multiply(const WinogradArgs& a) {
+  a.dtype == DType::f32 ? multiply_tiles_of<float>(a) : multiply_tiles_of<Bf16>(a);
+}
+
+}  // namespace adfast::kernels::ADFAST_ISA

@@ -1,0 +1,86 @@
+// Winograd's transform of the kernels, once at load and in double: its roundings would otherwise be
+// those of every frame.
+#include "kernels.h"
+#include "layout.h"
+
+namespace adfast::kernels {
+namespace {
+
+// The points without infinity, which comes last; those of winograd.h.
+constexpr double kPoints4[] = {0, 1, -1};
+constexpr double kPoints6[] = {0, 0.70710678118654752440, -0.70710678118654752440,
+                               1.41421356237309504880, -1.41421356237309504880};
+constexpr int kMaxSide = 6, kMaxKernel = 5;
+
+int side_of(int32_t outputs, int32_t kernel) { return outputs + kernel - 1; }
+
+// g[i][j] = point_i^j / prod over the other points of (point_i - point): a kernel's coefficients to
+// its values at the points.
+void fill_matrix(int side, int kernel, double g[kMaxSide][kMaxKernel]) {
+  const double* points = side == 4 ? kPoints4 : kPoints6;
+  for (int i = 0; i + 1 < side; i++) {
+    double divisor = 1, power = 1;
+    for (int j = 0; j + 1 < side; j++) divisor *= j == i ? 1 : points[i] - points[j];
+    for (int j = 0; j < kernel; j++, power *= points[i]) g[i][j] = power / divisor;
+  }
+  for (int j = 0; j < kernel; j++) g[side - 1][j] = j + 1 == kernel ? 1 : 0;
+}
+
+}  // namespace
+
+int64_t winograd_panels(int64_t out_channels) {
+  return (out_channels + kWinogradPanel - 1) / kWinogradPanel;
+}
+
+size_t winograd_tiles(int64_t tiles, int64_t channels, int32_t outputs, int32_t kernel) {
+  const int64_t side = side_of(outputs, kernel);
+  return static_cast<size_t>(side * side * winograd_plane(tiles, winograd_row(channels)));
+}
+
+size_t winograd_products(int64_t tiles, int32_t outputs, int32_t kernel) {
+  const int64_t side = side_of(outputs, kernel);
+  return static_cast<size_t>(side * side * winograd_plane(tiles, kWinogradPanel));
+}
+
+size_t winograd_weight_size(int64_t out_channels, int64_t channels, int32_t outputs,
+                            int32_t kernel) {
+  const int64_t side = side_of(outputs, kernel);
+  return static_cast<size_t>(winograd_panels(out_channels) * side * side * channels *
+                             kWinogradPanel);
+}
+
+// packed[panel][point][channel][output channel of the panel], zero past the last output channel.
+void winograd_weight(const float* weight, int64_t out_channels, int64_t channels, int32_t outputs,
+                     int32_t kernel, float* packed) {
+  const int side = side_of(outputs, kernel);
+  double g[kMaxSide][kMaxKernel];
+  fill_matrix(side, kernel, g);
+  const int64_t points = side * side;
+  for (int64_t panel = 0; panel < winograd_panels(out_channels); panel++) {
+    for (int64_t c = 0; c < channels; c++) {
+      for (int64_t k = 0; k < kWinogradPanel; k++) {
+        const int64_t out = panel * kWinogradPanel + k;
+        float* to = packed + (panel * points * channels + c) * kWinogradPanel + k;
+        const int64_t stride = channels * kWinogradPanel;
+        if (out >= out_channels) {
+          for (int64_t p = 0; p < points; p++) to[p * stride] = 0;
+          continue;
+        }
+        const float* from = weight + (out * channels + c) * kernel * kernel;
+        for (int i = 0; i < side; i++) {
+          double row[kMaxKernel] = {};
+          for (int r = 0; r < kernel; r++) {
+            for (int s = 0; s < kernel; s++) row[s] += g[i][r] * from[r * kernel + s];
+          }
+          for (int j = 0; j < side; j++) {
+            double value = 0;
+            for (int s = 0; s < kernel; s++) value += g[j][s] * row[s];
+            to[(i * side + j) * stride] = static_cast<float>(value);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace adfast::kernels

@@ -1,0 +1,149 @@
+"""Which kernel a convolution uses: the engine's own choice, one that is told, a tuned one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import adfast
+from adfast import _core
+from adfast.cli import main
+from adfast.compiler.graph import Graph
+from adfast.compiler.writer import write_test_plan
+from adfast.tune import HEADING, TACTICS
+
+SIDE = 45  # a tile of 2 and one of 4 outputs have tails
+FRAME = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """Four convolutions that any tactic can compute, and one of stride 2."""
+    graph = Graph("tactics")
+    frame = {"resize": [SIDE, SIDE], "crop": [SIDE, SIDE], "scale": [0.01] * 3, "bias": [0.0] * 3}
+    (x,) = graph.add("frame", [], frame)
+    random = np.random.default_rng(0)
+
+    def conv(x, name, out, channels, kernel, residual=None, stride=1):
+        reach = (channels * kernel * kernel) ** -0.5
+        values = random.uniform(-reach, reach, (out, channels, kernel, kernel))
+        weight = graph.constant(name + ".weight", values)
+        bias = graph.constant(name + ".bias", random.uniform(-1, 1, out))
+        attrs = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "activation": "relu"}
+        return graph.add("conv2d", [x, weight, bias, residual], attrs, name=name)[0]
+
+    first = conv(x, "first", 33, 3, 3)
+    second = conv(first, "second", 33, 33, 3, residual=first)
+    third = conv(second, "third", 64, 33, 5)
+    fourth = conv(third, "fourth", 64, 64, 3)
+    fifth = conv(fourth, "strided", 16, 64, 3, stride=2)
+    (y,) = graph.add("reduce_sum", [fifth], {"axes": [1]})
+    graph.output("map", y)
+    graph.output("score", graph.add("reduce_max", [y], {"axes": [1, 2, 3], "keepdims": 0})[0])
+    path = tmp_path_factory.mktemp("tactics") / "model.plan"
+    write_test_plan(path, graph)
+    return path
+
+
+def told(folder, *lines: str):
+    path = folder / "tactics"
+    path.write_text("\n".join((HEADING, *lines)) + "\n", encoding="utf-8")
+    return path
+
+
+def opened(path, tactics, precision="f32", threads=1, isa=""):
+    plan = _core.Plan(str(path))
+    core = _core.Engine(plan, threads, precision, isa, str(tactics))
+    return adfast.Engine(path, core, plan.contents())
+
+
+def kernels(engine) -> dict[str, str]:
+    return {s["name"]: s["kernel"] for s in engine.profile(FRAME) if s["op"] == "conv2d"}
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("tactic", TACTICS)
+def test_every_tactic_gives_the_answer_of_the_others(
+    tactic, precision, isa, bf16_runs, plan, tmp_path
+):
+    if precision == "bf16" and not bf16_runs:
+        pytest.skip("convolutions in bf16 need AVX-512")
+    path = told(tmp_path, f"{tactic} *")
+    engine = opened(plan, path, precision, isa=isa)
+    used = kernels(engine)
+    for name in ("first", "second", "fourth"):
+        expected = "onednn:" if tactic == "direct" else f"adfast:{tactic}x3"
+        assert used[name].startswith(expected), used
+    if tactic == "winograd2":
+        assert used["third"].startswith("adfast:winograd2x5"), used
+    assert used["strided"].startswith("onednn:"), "Winograd's algorithm has no stride"
+    direct = adfast.load(plan, precision="f32", threads=1, tactics=told(tmp_path, "direct *"))
+    expected = direct.predict(FRAME).network_map
+    error = np.abs(engine.predict(FRAME).network_map - expected).max() / expected.max()
+    assert error < (1e-5 if precision == "f32" else 2e-2)
+
+
+@pytest.mark.parametrize("tactic", ["winograd2", "winograd4"])
+def test_results_do_not_depend_on_threads(tactic, plan, tmp_path):
+    path = told(tmp_path, f"{tactic} *")
+    one, *others = (
+        adfast.load(plan, threads=threads, precision="f32", tactics=path).predict(FRAME).network_map
+        for threads in (1, 2, 3, 5)
+    )
+    assert all(np.array_equal(one, other) for other in others)
+
+
+def test_a_step_can_be_told_by_name(plan, tmp_path):
+    path = told(tmp_path, "# a comment", "direct *", "winograd4 second")
+    used = kernels(adfast.load(plan, precision="f32", tactics=path))
+    assert used["second"].startswith("adfast:winograd4x3")
+    assert all(kernel.startswith("onednn:") for name, kernel in used.items() if name != "second")
+
+
+def test_the_engines_own_choice_is_the_same_every_time(plan):
+    first, again = (kernels(adfast.load(plan, precision="f32")) for _ in range(2))
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "first line"),
+        ("adfast tactics 2\ndirect *\n", "first line"),
+        (f"{HEADING}\ndirect\n", "line 2: expected a tactic"),
+        (f"{HEADING}\n# a comment\n *\n", "line 3: expected a tactic"),
+        (f"{HEADING}\ndirect a\nwinograd2 a\n", "line 3: the step was named before"),
+        (f"{HEADING}\nfastest *\n", "tactic 'fastest'"),
+        ("\x00\xff" * 1000, "first line"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_refused(text, message, plan, tmp_path):
+    path = tmp_path / "tactics"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(adfast.ArgumentError, match=message):
+        adfast.load(plan, tactics=path)
+
+
+def test_a_file_of_another_plan_is_refused(plan, tmp_path):
+    with pytest.raises(adfast.ArgumentError, match="no step 'conv9'"):
+        adfast.load(plan, tactics=told(tmp_path, "direct conv9"))
+
+
+def test_a_missing_file_is_named(plan, tmp_path):
+    with pytest.raises(adfast.AdfastError, match="nowhere"):
+        adfast.load(plan, tactics=tmp_path / "nowhere")
+
+
+def test_tune_writes_a_file_that_the_engine_takes(plan, tmp_path, capsys):
+    path = tmp_path / "model.tactics"
+    command = ["tune", str(plan), "-o", str(path), "--frames", "2", "--precision", "f32"]
+    assert main(command) == 0
+    assert str(path) in capsys.readouterr().out
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == HEADING
+    told_lines = [line.split(" ", 1) for line in lines[1:] if not line.startswith("#")]
+    wanted = {name: tactic for tactic, name in told_lines}
+    used = kernels(adfast.load(plan, precision="f32", tactics=path))
+    for name, tactic in wanted.items():
+        assert used[name].startswith("onednn:" if tactic == "direct" else f"adfast:{tactic}")
+    assert main(["bench", str(plan), "--tactics", str(path), "--seconds", "0.1"]) == 0
