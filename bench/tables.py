@@ -1,4 +1,4 @@
-"""Write the README's tables, and the chart of docs/, from the files under bench/results.
+"""Write the tables of README.md and docs/, and the chart, from the files under bench/results.
 
     python bench/tables.py [--check]
 
@@ -20,6 +20,7 @@ from adfast.report import charts
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 SPEED = "end_to_end.json"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 CHART = ROOT / "docs" / "speed.svg"
 
 
@@ -186,12 +187,38 @@ def parity() -> str:
     return "\n".join(lines)
 
 
+def tactics() -> str:
+    reports = json.loads((RESULTS / "tactics.json").read_text())["machines"].values()
+    blocks = []
+    for report in sorted(reports, key=lambda report: report["date"], reverse=True):
+        lines = ["| Model | Precision | oneDNN | as chosen | | maps differ by |", "|---" * 6 + "|"]
+        for model, precisions in report["models"].items():
+            for precision, entry in precisions.items():
+                interval = entry["interval"]
+                ends = f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
+                lines.append(
+                    f"| **{model}** | {precision} | {entry['direct_ms']:.1f} ms | "
+                    f"{entry['own_ms']:.1f} ms | **{entry['ratio']:.2f}x**{ends} | "
+                    f"{entry['map_difference']:.0e} |"
+                )
+                for kernel, sums in entry["kernels"].items():
+                    lines.append(
+                        f"| {sums['steps']} steps, `{kernel}` | {precision} | "
+                        f"{sums['direct_ms']:.1f} ms | {sums['own_ms']:.1f} ms | "
+                        f"{sums['direct_ms'] / sums['own_ms']:.2f}x | |"
+                    )
+        link = source(report, "tactics.json").replace("(bench/", "(../bench/")
+        blocks.append("\n".join([*lines, "", f"Medians. {link}"]))
+    return "\n\n".join(blocks)
+
+
 TABLES = {
     "speed": speed,
     "batch": batch,
     "targets": targets,
     "parity": parity,
     "accuracy": accuracy,
+    "tactics": tactics,
 }
 
 
@@ -203,8 +230,8 @@ def rendered(text: str) -> str:
 
 
 def main() -> int:
-    readme = ROOT / "README.md"
-    files = {readme: rendered(readme.read_text(encoding="utf-8")), CHART: chart()}
+    files = {path: rendered(path.read_text(encoding="utf-8")) for path in DOCUMENTS}
+    files[CHART] = chart()
     for path, new in files.items():
         if "--check" in sys.argv:
             if not path.exists() or path.read_text(encoding="utf-8") != new:
