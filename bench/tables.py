@@ -48,11 +48,13 @@ def speed_source(report: dict) -> str:
     commits = ", ".join(sorted({entry["commit"] for entry in report["models"].values()}))
     kind = "/".join(host.get("instructions", ()))
     name = f"{host['processor']} ({kind})" if kind else host["processor"]
-    text = source({**report, "machine": {**host, "processor": name}, "commit": commits}, SPEED)
+    date = max(entry.get("date", report["date"]) for entry in report["models"].values())
+    host = {**host, "processor": name}
+    text = source({**report, "machine": host, "commit": commits, "date": date}, SPEED)
     load = max(entry.get("load_average_before", 0) for entry in report["models"].values())
     # The benchmark itself leaves a load of about the cores behind, from one model to the next.
     if load > host["cores"] + 1:
-        text += f" The machine was busy with other work (load {load:.1f}): look at the ratios only."
+        text += f" The machine was busy with other work (load {load:.1f}): figures are rough."
     return text
 
 

@@ -129,6 +129,11 @@ def test_bench(plan, life, capsys):
     assert cli.main([*words, "--threads", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["engine"]["threads"] == 1 and result["stages"]["network"]["p50"] > 0
+    assert cli.main([*words, "--threads", "1", "--profile", "--json"]) == 0
+    profile = json.loads(capsys.readouterr().out)["profile"]
+    assert profile["frames"] >= 5 and {s["op"] for s in profile["steps"]} >= {"frame", "conv2d"}
+    assert all(0 < s["share_of_best"] <= 1 and s["bytes"] > 0 for s in profile["steps"])
+    assert sum(t["steps"] for t in profile["ops"]) == len(profile["steps"])
 
 
 def test_demo_page(plan, life):

@@ -1,4 +1,5 @@
-// Engine::predict and predict_batch allocate nothing once they are warm: allocation_test PLAN...
+// Engine::predict and predict_batch allocate nothing once they are warm: allocation_test TACTICS
+// PLAN...
 //
 // Counts every call of malloc and its kin in this process. oneDNN 3.2 keeps a small map of its
 // arguments during each call of a primitive and gives it back; those are counted apart.
@@ -85,7 +86,7 @@ using namespace adfast;
 
 namespace {
 
-void check_plan(const char* path) {
+void check_plan(const char* path, const char* tactics) {
   const Plan plan = Plan::open(path);
   constexpr int64_t side = 400;  // large enough for a map written by several threads
   const std::vector<uint8_t> pixels(side * side, 99);
@@ -94,8 +95,12 @@ void check_plan(const char* path) {
   for (Job& job : jobs) job.frame = {pixels.data(), side, side, side, 1, 0, Color::grey};
   jobs[0].map = map.data();
   jobs[1].map = other.data();
-  for (int threads : {1, 2, 3}) {
-    Engine engine(plan, {threads, "f32", ""});
+  int engines = 0;
+  // The last engine uses our own convolutions wherever they can do a step.
+  for (int threads : {1, 2, 3, 2}) {
+    EngineOptions options{.threads = threads, .precision = "f32"};
+    if (++engines == 4) options.tactics = tactics;
+    Engine engine(plan, options);
     for (int i = 0; i < 5; ++i) {
       engine.predict(jobs[0]);
       engine.predict_batch(jobs);
@@ -124,7 +129,7 @@ int main(int argc, char** argv) {
   delete new int(1);
   counting = false;
   CHECK(ours + onednn >= 1, "allocations are not counted");
-  CHECK(argc > 1, "no plans were given");
-  for (int i = 1; i < argc; ++i) check_plan(argv[i]);
+  CHECK(argc > 2, "no plans were given");
+  for (int i = 2; i < argc; ++i) check_plan(argv[i], argv[1]);
   return report("allocation");
 }

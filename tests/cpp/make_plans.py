@@ -2,7 +2,7 @@
 
 lanes.plan has two branches, chain.plan is one chain of the ops that transformers are made of.
 kernels.plan has two branches of our own kernels alone: what oneDNN generates at run time, no
-sanitizer sees.
+sanitizer sees. winograd.tactics asks for our own convolutions wherever they can do a step.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def main() -> int:
     ):
         fields = plan_fields(model=name, name=name, resize=resize, crop=crop)
         write_plan(folder / f"{name}.plan", graph, fields, {}, Golden(), {}, {})
+    (folder / "winograd.tactics").write_text("adfast tactics 1\nwinograd2 *\n", encoding="utf-8")
     return 0
 
 
