@@ -91,6 +91,19 @@ def tiny_plan(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_int8_plan(tmp_path_factory) -> Path:
+    """The same graph, every convolution quantised."""
+    graph = tiny_graph()
+    for node in graph.nodes:
+        if node.op == "conv2d":
+            node.attrs |= {"input_scale": 0.05, "input_zero": 100}
+    path = tmp_path_factory.mktemp("plan") / "tiny_int8.plan"
+    fields = plan_fields(model="tiny", name="tiny", resize=[18, 20], crop=[16, 16])
+    write_plan(path, graph, fields, {}, Golden(), {}, {})
+    return path
+
+
 ISAS = ("scalar", "avx2", "avx512")
 
 

@@ -65,3 +65,12 @@ def test_an_unknown_set_is_refused(tiny_plan):
         text=True,
     )
     assert done.returncode == 1 and "isa is 'neon', expected" in done.stderr
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_int8_runs_everywhere_and_never_in_the_reference(tiny_int8_plan, isa):
+    _, precision, kernels, got = forced(tiny_int8_plan, isa, "int8")
+    assert precision == "int8" and not any("ref" in kernel for kernel in kernels)
+    assert sum("int8" in k or "vnni" in k or "amx" in k for k in kernels) >= 1
+    expected = forced(tiny_int8_plan, isa, "f32")[-1]
+    assert 0 < np.abs(got - expected).max() <= 0.2 * expected.max()
