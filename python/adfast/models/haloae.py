@@ -29,6 +29,7 @@ from adfast.models.similarity import ssim_map
 from adfast.models.vgg import VGG, load_vgg
 
 STRIDE = 4  # of the features: 64x64 at 256
+KEPT_WEIGHTS = 2**24  # of one attention, for its gradient: the paper's training has 2**27
 MAP_SOURCES = ("features", "image")
 
 
@@ -203,7 +204,9 @@ class HaloAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Let x [B, C, H, W] attend to itself."""
         inputs = self.query(x), self.key(x), self.value(x), self.rows, self.columns
-        if self.training:
+        block, halo, heads = self.options[:3]
+        weights = len(x) * heads * x[0, 0].numel() * (block + 2 * halo) ** 2
+        if self.training and weights > KEPT_WEIGHTS:
             # Computed again when its gradient is: to keep all weights would take gigabytes.
             read = checkpoint(layers.halo_attention, *inputs, *self.options, use_reentrant=False)
         else:
