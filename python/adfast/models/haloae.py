@@ -204,14 +204,17 @@ class HaloAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Let x [B, C, H, W] attend to itself."""
         inputs = self.query(x), self.key(x), self.value(x), self.rows, self.columns
-        block, halo, heads = self.options[:3]
-        weights = len(x) * heads * x[0, 0].numel() * (block + 2 * halo) ** 2
-        if self.training and weights > KEPT_WEIGHTS:
+        if self.training and self.weights(x) > KEPT_WEIGHTS:
             # Computed again when its gradient is: to keep all weights would take gigabytes.
             read = checkpoint(layers.halo_attention, *inputs, *self.options, use_reentrant=False)
         else:
             read = layers.halo_attention(*inputs, *self.options)
         return self.output(read)
+
+    def weights(self, x: Tensor) -> int:
+        """Count the weights that x [B, C, H, W] attends with."""
+        block, halo, heads = self.options[:3]
+        return heads * (len(x) * x.shape[2] * x.shape[3]) * (block + 2 * halo) ** 2
 
 
 class Stage(nn.Module):
