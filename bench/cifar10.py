@@ -1,6 +1,6 @@
 """A smoke figure of ADTR's CIFAR-10 protocol, on as many of its images as are at hand.
 
-    python bench/cifar10.py --data DIR --weights FILE [--normal airplane frog] [--epochs 6]
+    python bench/cifar10.py --data DIR --weights FILE [--normal airplane frog] [--epochs 4]
 
 DIR holds labels.npy and sheets of CIFAR-10's images, cifar10_batch_*.png, one image a row. The last
 quarter of them stands for the test file and the rest for the training files; from there on all is
@@ -88,7 +88,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", required=True, help="of the ResNet-18")
     parser.add_argument("--normal", nargs="+", default=["airplane", "frog"], choices=CLASSES)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=4)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
