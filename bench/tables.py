@@ -155,22 +155,63 @@ def accuracy() -> str:
     runs = json.loads((RESULTS / "mtd.json").read_text())["runs"]
     lines = [
         "| Model | Weights | Split | Training | Image AUROC | Pixel AUROC | AUPRO | F1-max |"
-        " engine f32 to PyTorch | bf16 to f32: Spearman, AUROC change |",
-        "|---" * 10 + "|",
+        " untrained: image, pixel AUROC | all random | engine f32 to PyTorch |"
+        " bf16 to f32: Spearman, AUROC change |",
+        "|---" * 12 + "|",
     ]
     for entry in runs:
         m, found, low = entry["metrics"], entry["parity"], entry["bf16"]
+        untrained = both(entry.get("untrained"))
+        # Without weights to begin with, untrained is all random.
+        random = both(entry["random"]) if "random" in entry else untrained
         lines.append(
             f"| {entry['model']} | {entry['weights']} | {entry['split']} | "
             f"{entry['train_images']} images, {entry['epochs']} epochs | "
             f"{percent(m['image_auroc'])} | {percent(m['pixel_auroc'])} | {percent(m['aupro'])} | "
-            f"{percent(m['f1_max'])} | {found['engine_f32']['map_max_rel']:.1e} | "
+            f"{percent(m['f1_max'])} | {untrained} | {random} | "
+            f"{found['engine_f32']['map_max_rel']:.1e} | "
             f"{low['spearman']:.4f}, {100 * low['image_auroc_change']:+.2f} |"
         )
-    latest = max(runs, key=lambda entry: entry["date"])
-    commits = ", ".join(sorted({entry["commit"] for entry in runs}))
-    lines += ["", source({**latest, "commit": commits}, "mtd.json")]
+    kinds = [e[k] for e in runs for k in ("untrained", "random") if k in e]
+    lines += ["", sources([*runs, *kinds], "python bench/accuracy.py", "mtd.json")]
     return "\n".join(lines)
+
+
+def both(values: dict | None) -> str:
+    """Write the image and the pixel AUROC of an untrained model."""
+    return ", ".join(percent((values or {}).get(k)) for k in ("image_auroc", "pixel_auroc"))
+
+
+def sources(entries: list[dict], command: str, file: str) -> str:
+    """Say where figures of several machines and days are from."""
+    hosts: dict[str, list[dict]] = {}
+    for entry in sorted(entries, key=lambda entry: (entry["date"], entry["commit"])):
+        host = entry["machine"]
+        hosts.setdefault(f"{host['processor']}, {host['cores']} cores", []).append(entry)
+    where = "; ".join(
+        f"{host}, {span([e['date'] for e in found])}, commit "
+        + ", ".join(dict.fromkeys(e["commit"] for e in found))
+        for host, found in hosts.items()
+    )
+    return f"Measured on {where}; by `{command}` ([bench/results/{file}](bench/results/{file}))."
+
+
+def span(dates: list[str]) -> str:
+    return dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+
+
+def cifar10() -> str:
+    report = json.loads((RESULTS / "cifar10.json").read_text())
+    words = [
+        f"{name} {percent(entry['image_auroc'])} (untrained {percent(entry['untrained'])}, "
+        f"{entry['train_images']} images, {entry['epochs']} epochs)"
+        for name, entry in report["classes"].items()
+    ]
+    return (
+        f"A smoke figure, not the paper's: {report['model']} in ADTR's protocol for CIFAR-10, on "
+        f"{sum(report['images'].values())} of its 60000 images, image AUROC: {'; '.join(words)}. "
+        + source(report, "cifar10.json")
+    )
 
 
 def parity() -> str:
@@ -218,6 +259,7 @@ TABLES = {
     "targets": targets,
     "parity": parity,
     "accuracy": accuracy,
+    "cifar10": cifar10,
     "tactics": tactics,
 }
 

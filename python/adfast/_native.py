@@ -1,25 +1,6 @@
-"""Loads the compiled module with threads that wait briefly before they sleep.
+"""Loads the compiled module, see `adfast.openmp`."""
 
-Between two steps OpenMP's threads spin, by default for milliseconds. On a machine that does other
-things too, the thread they wait for may not be running at all: they burn the processor it needs.
-libgomp takes the limit from the environment when it is loaded, and in no other way.
-"""
+from adfast.openmp import brief_waits
 
-import os
-
-LIMIT = "GOMP_SPINCOUNT"
-
-
-def _load():
-    unset = LIMIT not in os.environ and "OMP_WAIT_POLICY" not in os.environ
-    if unset:
-        os.environ[LIMIT] = "1000"
-    try:
-        from adfast import _core
-    finally:
-        if unset:  # it is no business of other libraries, nor of child processes
-            del os.environ[LIMIT]
-    return _core
-
-
-_core = _load()
+with brief_waits():
+    from adfast import _core  # noqa: F401

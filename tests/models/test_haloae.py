@@ -562,3 +562,20 @@ def test_color_jitter():
     x = grey + s * (x - grey)
     x = grey.mean() + c * (x - grey.mean())
     torch.testing.assert_close(changed[3], x.clamp(0, 1))
+
+
+@pytest.mark.parametrize("kept", [0, 10**9])
+def test_weights_that_are_not_kept_are_computed_again(kept, monkeypatch):
+    """Those of large attentions; how large one is."""
+    seen = []
+    monkeypatch.setattr("adfast.models.haloae.KEPT_WEIGHTS", kept)
+    monkeypatch.setattr(
+        "adfast.models.haloae.checkpoint",
+        lambda call, *inputs, use_reentrant: seen.append(call) or call(*inputs),
+    )
+    attention = make().autoencoder.encoder[1].attention.train()
+    x = rand(2, 4, 6, 9).requires_grad_()
+    # Two heads; of 54 pixels of two images each sees 5x5.
+    assert attention.weights(x) == 2 * 2 * 54 * 25
+    attention(x).sum().backward()
+    assert x.grad.abs().sum() > 0 and len(seen) == (kept == 0)

@@ -69,7 +69,9 @@ def test_two_processes_train_as_one(data, one, tmp_path):
     process = torchrun(words("adtr", data, out))
     printed, errors = finish(process)
     assert process.returncode == 0, errors
-    assert_losses_agree(out, one, 1e-4)
+    # Adam divides a gradient by its own size: where it is all rounding, which batches of other
+    # sizes do differently on some processors, so is the step.
+    assert_losses_agree(out, one, 5e-4)
     # Told once, by the first.
     assert printed.count("best epoch") == 1 and errors.count("epoch 2/2: loss") == 1
     assert "cpu in 2 processes" in errors

@@ -258,3 +258,21 @@ def test_the_commands_import_without_torch():
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
     subprocess.run([sys.executable, "-c", code], check=True, env=env, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("abilities", "expected"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, "bf16"),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, "bf16"),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, "f32"),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, "f32"),
+        ({}, "f32"),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_is_faster_in_it(abilities, expected, monkeypatch):
+    from adfast.training.run import _precision
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities, raising=False)
+    assert _precision("auto", "cpu") == expected
+    assert _precision("bf16", "cpu") == "bf16" and _precision("f32", "cpu") == "f32"

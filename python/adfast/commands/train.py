@@ -111,7 +111,7 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     add(
         "--precision",
         choices=["auto", "bf16", "f32"],
-        help="auto: bf16 where the processor computes in it. default: auto",
+        help="auto: bf16 where the processor is faster in it. default: auto",
     )
     add(
         "--cache",

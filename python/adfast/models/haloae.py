@@ -29,6 +29,7 @@ from adfast.models.similarity import ssim_map
 from adfast.models.vgg import VGG, load_vgg
 
 STRIDE = 4  # of the features: 64x64 at 256
+KEPT_WEIGHTS = 2**24  # of one attention, for its gradient: the paper's training has 2**27
 MAP_SOURCES = ("features", "image")
 
 
@@ -203,12 +204,17 @@ class HaloAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Let x [B, C, H, W] attend to itself."""
         inputs = self.query(x), self.key(x), self.value(x), self.rows, self.columns
-        if self.training:
+        if self.training and self.weights(x) > KEPT_WEIGHTS:
             # Computed again when its gradient is: to keep all weights would take gigabytes.
             read = checkpoint(layers.halo_attention, *inputs, *self.options, use_reentrant=False)
         else:
             read = layers.halo_attention(*inputs, *self.options)
         return self.output(read)
+
+    def weights(self, x: Tensor) -> int:
+        """Count the weights that x [B, C, H, W] attends with."""
+        block, halo, heads = self.options[:3]
+        return heads * (len(x) * x.shape[2] * x.shape[3]) * (block + 2 * halo) ** 2
 
 
 class Stage(nn.Module):

@@ -33,7 +33,7 @@ class TrainSettings:
         weight_decay: of the optimizer.
         fraction: share of the good images that is trained on; the rest validates.
         seed: of the split, the initial weights, the order of the images and dropout.
-        precision: "bf16" autocast, "f32", or "auto": bf16 where the processor computes in it.
+        precision: "bf16" autocast, "f32", or "auto": bf16 where the processor is faster in it.
         cache: what to keep in memory: "off", "images" (decoded and resized), "features" (images and
             the frozen backbone's features), or "auto": as much of that as fits.
         workers: processes that decode images that are not kept in memory, for each process that
