@@ -20,10 +20,10 @@
 namespace adfast {
 
 struct EngineOptions {
-  int threads = 0;        // 0: as many as processors this process may use
-  std::string precision;  // "f32", "bf16", "int8", or empty: the plan's own
-  std::string isa;        // "scalar", "avx2", "avx512", or empty: the best
-  std::string tactics;    // a file for read_tactics, or empty: the backend's own estimates
+  int threads = 0;             // 0: as many as processors this process may use
+  std::string precision = {};  // "f32", "bf16", "int8", or empty: the plan's own
+  std::string isa = {};        // "scalar", "avx2", "avx512", or empty: the best
+  std::string tactics = {};    // a file for read_tactics, or empty: the backend's own estimates
 };
 
 struct Timings {  // milliseconds

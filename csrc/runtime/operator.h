@@ -22,7 +22,7 @@ struct Tensor {
   DType dtype = DType::f32;
   bool constant = false;
   std::span<const std::byte> data;  // in row-major order, of constants only; valid while building
-  Levels levels;                    // of u8
+  Levels levels = {};               // of u8
 
   size_t bytes() const { return static_cast<size_t>(element_count(shape)) * size_of(dtype); }
 };
@@ -84,8 +84,8 @@ class Backend {
 struct CpuOptions {
   std::string precision;   // "f32", "bf16" or "int8"
   bool may_widen = false;  // f32 will do where bf16 would be slower
-  std::string isa;         // "scalar", "avx2", "avx512", or empty: the best
-  Tactics tactics;         // empty: the backend's own estimates
+  std::string isa = {};    // "scalar", "avx2", "avx512", or empty: the best
+  Tactics tactics = {};    // empty: the backend's own estimates
 };
 // Throws ErrorKind::argument when the processor cannot do what is asked for.
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);

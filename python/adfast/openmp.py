@@ -18,7 +18,7 @@ def brief_waits() -> Iterator[None]:
     """Let a libgomp that is loaded inside wait briefly, unless the user has said how long."""
     unset = LIMIT not in os.environ and "OMP_WAIT_POLICY" not in os.environ
     if unset:
-        os.environ[LIMIT] = "1000"
+        os.environ[LIMIT] = "2000"
     try:
         yield
     finally:

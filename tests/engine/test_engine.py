@@ -220,7 +220,7 @@ def test_info_and_repr(engine):
 
 
 @pytest.mark.parametrize("module", ["adfast", "adfast.training"])
-@pytest.mark.parametrize(("given", "expected"), [(None, "1000"), ("77", "77")])
+@pytest.mark.parametrize(("given", "expected"), [(None, "2000"), ("77", "77")])
 def test_threads_spin_briefly_unless_told_otherwise(given, expected, module):
     """The setting is OpenMP's when it is loaded with adfast, and nobody else's afterwards."""
     if module == "adfast.training":

@@ -25,7 +25,7 @@ struct Device {
   bool int8 = false;
   // Products in bf16 for every one in f32.
   double bf16_rate = 1;
-  Tactics tactics;
+  Tactics tactics = {};
 
   // The word for a step; empty: its own estimate decides.
   std::string tactic(const Node& node) const {
