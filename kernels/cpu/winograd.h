@@ -3,8 +3,9 @@
 // pair of channels, and taken back. S. Winograd, Arithmetic complexity of computations (1980);
 // A. Lavin and S. Gray, Fast algorithms for convolutional neural networks (CVPR 2016).
 //
-// A tile of 6 x 6 has the points 0, +-sqrt(1/2), +-sqrt(2) and infinity. They lose a third of what
-// the usual 0, +-1, +-2 lose (the powers stay near one), and their products 1/2 and 2 are exact.
+// A tile of 6 x 6 has the points 0, +-sqrt(1/2), +-sqrt(2) and infinity. They keep more digits
+// than the usual 0, +-1, +-2, as their powers stay near one, and their products 1/2 and 2 are
+// exact.
 #pragma once
 
 namespace adfast::kernels::ADFAST_ISA {
