@@ -218,37 +218,6 @@ double bf16_rate() {
 
 }  // namespace
 
-void require_shape(const OperatorRequest& request, size_t input, const Shape& expected) {
-  const Tensor& tensor = *request.inputs[input];
-  require(tensor.shape == expected, request.node,
-          "input " + std::to_string(input) + " '" + tensor.name + "': expected " +
-              to_string(expected) + ", got " + to_string(tensor.shape));
-}
-
-void require_result(const OperatorRequest& request, size_t output, const Shape& expected) {
-  const Tensor& tensor = *request.outputs[output];
-  require(tensor.shape == expected, request.node,
-          "output " + std::to_string(output) + " '" + tensor.name + "': expected " +
-              to_string(expected) + ", got " + to_string(tensor.shape));
-}
-
-const Tensor& constant(const OperatorRequest& request, size_t input) {
-  require(input < request.inputs.size() && request.inputs[input] != nullptr &&
-              request.inputs[input]->constant,
-          request.node, "input " + std::to_string(input) + " must be a constant");
-  return *request.inputs[input];
-}
-
-const Tensor* input_or_null(const OperatorRequest& request, size_t input) {
-  return input < request.inputs.size() ? request.inputs[input] : nullptr;
-}
-
-std::vector<float> floats(const Tensor& constant) {
-  std::vector<float> values(constant.data.size() / sizeof(float));
-  std::memcpy(values.data(), constant.data.data(), constant.data.size());
-  return values;
-}
-
 void share_unary(void (*run)(const kernels::UnaryArgs&), const kernels::UnaryArgs& args) {
   constexpr int64_t block = 1024;
   const auto bytes = [](kernels::DType type, int64_t i) {
@@ -261,12 +230,6 @@ void share_unary(void (*run)(const kernels::UnaryArgs&), const kernels::UnaryArg
     mine.count = std::min(args.count, end * block) - begin * block;
     run(mine);
   });
-}
-
-std::vector<int32_t> integers(const Tensor& index) {
-  std::vector<int32_t> values(index.data.size() / sizeof(int32_t));
-  std::memcpy(values.data(), index.data.data(), index.data.size());
-  return values;
 }
 
 }  // namespace cpu

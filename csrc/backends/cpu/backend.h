@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "kernels/cpu/kernels.h"
 #include "oneapi/dnnl/dnnl.hpp"
+#include "runtime/nodes.h"
 #include "runtime/operator.h"
 
 namespace adfast::cpu {
@@ -60,19 +61,12 @@ std::vector<Op> halo_ops();
 std::vector<Op> elementwise_ops();
 std::vector<Op> shape_ops();
 
-// Refuses in the words "[op 'name'] what: expected ..., got ...".
-[[noreturn]] inline void refuse(const Node& node, const std::string& what) {
-  throw Error(ErrorKind::plan, "[" + node.op + " '" + node.name + "'] " + what);
-}
-inline void require(bool holds, const Node& node, const std::string& what) {
-  if (!holds) refuse(node, what);
-}
-void require_shape(const OperatorRequest& request, size_t input, const Shape& expected);
-void require_result(const OperatorRequest& request, size_t output, const Shape& expected);
-const Tensor& constant(const OperatorRequest& request, size_t input);
-const Tensor* input_or_null(const OperatorRequest& request, size_t input);
-std::vector<float> floats(const Tensor& constant);
-std::vector<int32_t> integers(const Tensor& index);
+using nodes::constant;
+using nodes::floats;
+using nodes::input_or_null;
+using nodes::refuse;
+using nodes::require;
+using nodes::require_result;
 
 inline kernels::Levels kernel_levels(const Levels& levels) {
   return {1 / levels.scale, static_cast<float>(levels.zero)};

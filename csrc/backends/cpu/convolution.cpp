@@ -11,74 +11,22 @@ namespace {
 using dnnl::memory;
 using Tag = memory::format_tag;
 
-struct Window {
-  std::vector<int64_t> kernel, strides, begin, end,
-      dilations;  // dilations as oneDNN counts: from 0
-};
+std::vector<int64_t> list(const std::array<int64_t, 2>& pair) { return {pair[0], pair[1]}; }
 
-int64_t window_size(int64_t input, int64_t kernel, int64_t stride, int64_t begin, int64_t end,
-                    int64_t dilation) {
-  const int64_t reach = (kernel - 1) * (dilation + 1) + 1;
-  const int64_t padded = input + begin + end;
-  return padded < reach ? 0 : (padded - reach) / stride + 1;
-}
-
-Window read_window(const Node& node, std::vector<int64_t> kernel) {
-  Window window;
-  window.kernel = std::move(kernel);
-  window.strides = node.attrs.integers("strides", 2, 1, 1 << 15);
-  const auto pads = node.attrs.integers("pads", 4, 0, 1 << 15);
-  window.begin = {pads[0], pads[1]};
-  window.end = {pads[2], pads[3]};
-  window.dilations = {0, 0};
-  return window;
-}
-
-Shape result_shape(const Shape& x, int64_t channels, const Window& w) {
-  Shape shape = {1, channels, 0, 0};
-  for (int i = 0; i < 2; ++i) {
-    shape[2 + i] =
-        window_size(x[2 + i], w.kernel[i], w.strides[i], w.begin[i], w.end[i], w.dilations[i]);
-  }
-  return shape;
-}
-
-const Shape& feature_map(const OperatorRequest& request) {
-  const Shape& x = request.inputs[0]->shape;
-  require(x.size() == 4 && x[0] == 1, request.node,
-          "input 0: expected [1,C,H,W], got " + to_string(x));
-  return x;
+// oneDNN counts dilations from 0.
+std::vector<int64_t> gaps(const nodes::Window& window) {
+  return {window.dilations[0] - 1, window.dilations[1] - 1};
 }
 
 std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Device& device) {
-  const Node& node = request.node;
-  const Shape& x = feature_map(request);
-  const Tensor& weight = constant(request, 1);
-  const int64_t groups = node.attrs.integer("groups");
-  require(weight.shape.size() == 4, node,
-          "weight: expected [O,I,kh,kw], got " + to_string(weight.shape));
-  const int64_t out_channels = weight.shape[0];
-  require(groups >= 1 && out_channels % groups == 0 && weight.shape[1] * groups == x[1], node,
-          "weight " + to_string(weight.shape) + " with " + std::to_string(groups) +
-              " groups does not fit an input of " + std::to_string(x[1]) + " channels");
-  Window window = read_window(node, {weight.shape[2], weight.shape[3]});
-  for (int i = 0; i < 2; ++i) {
-    window.dilations[i] = node.attrs.integers("dilations", 2, 1, 1 << 15)[i] - 1;
-  }
-  const Shape y = result_shape(x, out_channels, window);
-  require(y[2] > 0 && y[3] > 0, node, "the kernel is larger than the padded input");
-  require_result(request, 0, y);
-  const Tensor* residual = input_or_null(request, 3);
-  if (residual != nullptr) require_shape(request, 3, y);
-  const Tensor* bias = input_or_null(request, 2);
-  if (bias != nullptr) {
-    constant(request, 2);
-    require_shape(request, 2, {out_channels});
-  }
-  if (groups == 1 && window.strides == std::vector<int64_t>{1, 1} &&
-      window.dilations == std::vector<int64_t>{0, 0}) {
-    auto fast = make_winograd(request, device,
-                              {weight, bias, residual, x, y, window.begin[0], window.begin[1]});
+  const nodes::Convolution node = nodes::convolution(request);
+  const nodes::Window& window = node.window;
+  const Tensor& weight = *node.weight;
+  const Tensor *bias = node.bias, *residual = node.residual;
+  const Shape &x = node.x, &y = node.y;
+  const int64_t groups = node.groups, out_channels = y[1];
+  if (groups == 1 && window.dense()) {
+    auto fast = make_winograd(request, device, node);
     if (fast) return fast;
   }
 
@@ -98,12 +46,12 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
   if (bias != nullptr) {
     bias_desc = memory::desc({out_channels}, memory::data_type::f32, Tag::x);
   }
-  dnnl::primitive_attr attr = fused_attributes(node, residual != nullptr, residual_desc);
+  dnnl::primitive_attr attr = fused_attributes(node.activation, residual != nullptr, residual_desc);
   if (int8) set_levels(&attr, request, groups > 1 ? 3 : 1);
   const dnnl::convolution_forward::primitive_desc desc(
       device.engine, dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct,
-      x_desc, any_weight, bias_desc, y_desc, window.strides, window.dilations, window.begin,
-      window.end, attr);
+      x_desc, any_weight, bias_desc, y_desc, list(window.strides), gaps(window), list(window.begin),
+      list(window.end), attr);
 
   const memory::desc plain(weight_dims, int8 ? s8 : memory::data_type::f32,
                            groups > 1 ? Tag::goihw : Tag::oihw);
@@ -116,8 +64,6 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
   if (bias != nullptr) {
     constants.push_back({DNNL_ARG_BIAS, packed(device.engine, *bias, bias_desc, bias_desc)});
   }
-  const double flops =
-      2.0 * element_count(y) * weight.shape[1] * window.kernel[0] * window.kernel[1];
   std::vector<Slot> slots = {{DNNL_ARG_SRC, x_desc, Slot::input, 0},
                              {DNNL_ARG_DST, y_desc, Slot::output, 0}};
   if (residual != nullptr) {
@@ -125,12 +71,12 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
         {DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, residual_desc, Slot::input, 3});
   }
   return std::make_unique<OnednnOperator>(dnnl::convolution_forward(desc), desc, device.engine,
-                                          std::move(constants), std::move(slots), flops);
+                                          std::move(constants), std::move(slots), node.flops);
 }
 
 // The mean pool over a score map. oneDNN's pooling vectorises over channels, and there is one.
 std::unique_ptr<Operator> make_box_filter(const Device& device, const Shape& x,
-                                          const Window& window) {
+                                          const nodes::Window& window) {
   kernels::BoxFilterArgs args{};
   args.height = static_cast<int32_t>(x[2]);
   args.width = static_cast<int32_t>(x[3]);
@@ -151,18 +97,11 @@ std::unique_ptr<Operator> make_box_filter(const Device& device, const Shape& x,
 
 std::unique_ptr<Operator> make_pool(const OperatorRequest& request, const Device& device,
                                     dnnl::algorithm algorithm) {
-  const Node& node = request.node;
-  const Shape& x = feature_map(request);
-  const Window window = read_window(node, node.attrs.integers("kernel", 2, 1, 1 << 15));
-  const Shape y = result_shape(x, x[1], window);
-  require(y[2] > 0 && y[3] > 0, node, "the window is larger than the padded input");
-  for (int i = 0; i < 2; ++i) {
-    require(window.begin[i] < window.kernel[i] && window.end[i] < window.kernel[i], node,
-            "padding must be smaller than the window");
-  }
-  require_result(request, 0, y);
-  const std::vector<int64_t> one = {1, 1}, none = {0, 0};
-  if (algorithm != dnnl::algorithm::pooling_max && x[1] == 1 && window.strides == one &&
+  const nodes::Pool node = nodes::pool(request);
+  const nodes::Window& window = node.window;
+  const Shape &x = node.x, &y = node.y;
+  constexpr std::array<int64_t, 2> none = {0, 0};
+  if (algorithm != dnnl::algorithm::pooling_max && x[1] == 1 && window.dense() &&
       window.begin == none && window.end == none && request.inputs[0]->dtype == DType::f32 &&
       x[2] <= max_frame_side && x[3] <= max_frame_side) {
     return make_box_filter(device, x, window);
@@ -172,8 +111,9 @@ std::unique_ptr<Operator> make_pool(const OperatorRequest& request, const Device
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const dnnl::pooling_forward::primitive_desc desc(
-      device.engine, dnnl::prop_kind::forward_inference, algorithm, x_desc, y_desc, window.strides,
-      window.kernel, window.dilations, window.begin, window.end, attr);
+      device.engine, dnnl::prop_kind::forward_inference, algorithm, x_desc, y_desc,
+      list(window.strides), list(window.kernel), gaps(window), list(window.begin), list(window.end),
+      attr);
   return std::make_unique<OnednnOperator>(
       dnnl::pooling_forward(desc), desc, device.engine, std::vector<Argument>{},
       std::vector<Slot>{{DNNL_ARG_SRC, x_desc, Slot::input, 0},

@@ -12,29 +12,13 @@ namespace {
 
 using kernels::DType;
 
-float real(const Node& node, std::string_view key) {
-  return static_cast<float>(node.attrs.real(key));
-}
-
-Shape feature_map(const OperatorRequest& request, size_t input) {
-  const Tensor& x = *request.inputs[input];
-  require(x.shape.size() == 4 && x.shape[0] == 1, request.node,
-          "input " + std::to_string(input) + ": expected [1,C,H,W], got " + to_string(x.shape));
-  return x.shape;
-}
-
 std::unique_ptr<Operator> make_frame(const OperatorRequest& request, const Device& device) {
-  const Node& node = request.node;
-  const auto crop = node.attrs.integers("crop", 2, 1, max_frame_side);
-  require_result(request, 0, {1, 3, crop[0], crop[1]});
-  const auto scale = node.attrs.reals("scale", 3), bias = node.attrs.reals("bias", 3);
+  const nodes::Frame frame = nodes::frame(request);
   kernels::FrameArgs args{};
-  for (int c = 0; c < 3; ++c) {
-    args.scale[c] = static_cast<float>(scale[c]);
-    args.bias[c] = static_cast<float>(bias[c]);
-  }
+  std::copy(frame.scale.begin(), frame.scale.end(), args.scale);
+  std::copy(frame.bias.begin(), frame.bias.end(), args.bias);
   args.dtype = kernel_type(request.outputs[0]->dtype);
-  args.row_end = static_cast<int32_t>(crop[0]);
+  args.row_end = static_cast<int32_t>(frame.height);
   const auto run = device.kernels->frame_to_tensor;
   return kernel_operator(device, 0, 0, [run, args](const Binding& binding) {
     kernels::FrameArgs bound = args;
@@ -65,56 +49,38 @@ std::unique_ptr<Operator> make_frame(const OperatorRequest& request, const Devic
 
 std::unique_ptr<Operator> make_token_attention(const OperatorRequest& request,
                                                const Device& device) {
-  const Shape x = feature_map(request, 0);
-  const Tensor& weight = constant(request, 1);
-  require(weight.shape.size() == 2 && weight.shape[1] == x[1], request.node,
-          "weight: expected [groups," + std::to_string(x[1]) + "], got " + to_string(weight.shape));
-  const int64_t groups = weight.shape[0];
-  require_result(request, 0, {1, groups, x[1]});
+  const nodes::TokenAttention node = nodes::token_attention(request);
   std::vector<float> bias;
-  if (input_or_null(request, 2) != nullptr) {
-    require_shape(request, 2, {groups});
-    bias = floats(constant(request, 2));
-  }
+  if (node.bias != nullptr) bias = floats(*node.bias);
   kernels::TokenAttentionArgs args{};
   args.dtype = kernel_type(request.inputs[0]->dtype);
-  args.pixels = x[2] * x[3];
-  args.channels = x[1];
-  args.groups = groups;
-  args.scale = real(request.node, "scale");
+  args.pixels = node.pixels;
+  args.channels = node.channels;
+  args.groups = node.groups;
+  args.scale = node.scale;
   const auto run = device.kernels->token_attention;
-  return kernel_operator(device, 4.0 * args.pixels * args.channels * groups,
-                         kernels::token_attention_scratch(args.channels, groups) * sizeof(float),
-                         [run, args, weight = floats(weight), bias](const Binding& binding) {
-                           kernels::TokenAttentionArgs bound = args;
-                           bound.x = binding.inputs[0];
-                           bound.weight = weight.data();
-                           bound.bias = bias.empty() ? nullptr : bias.data();
-                           bound.out = static_cast<float*>(binding.outputs[0]);
-                           bound.scratch = static_cast<float*>(binding.scratch);
-                           return [run, bound] { run(bound); };
-                         });
+  return kernel_operator(
+      device, 4.0 * args.pixels * args.channels * args.groups,
+      kernels::token_attention_scratch(args.channels, args.groups) * sizeof(float),
+      [run, args, weight = floats(*node.weight), bias](const Binding& binding) {
+        kernels::TokenAttentionArgs bound = args;
+        bound.x = binding.inputs[0];
+        bound.weight = weight.data();
+        bound.bias = bias.empty() ? nullptr : bias.data();
+        bound.out = static_cast<float*>(binding.outputs[0]);
+        bound.scratch = static_cast<float*>(binding.scratch);
+        return [run, bound] { run(bound); };
+      });
 }
 
-kernels::ProjectorAttentionArgs projector_args(const OperatorRequest& request) {
-  const Shape x = feature_map(request, 0);
-  require_shape(request, 1, x);
-  const Shape& key = request.inputs[2]->shape;
-  require(key.size() == 3 && key[0] == 1 && key[2] == x[1], request.node,
-          "key: expected [1,tokens," + std::to_string(x[1]) + "], got " + to_string(key));
-  if (input_or_null(request, 3) != nullptr) require_shape(request, 3, {1, key[1], 1});
-  require_shape(request, 4, key);
-  for (size_t i = 2; i < 5; ++i) {
-    const Tensor* tensor = request.inputs[i];
-    require(tensor == nullptr || !tensor->constant, request.node,
-            "key and value must be computed, not constant");
-  }
+kernels::ProjectorAttentionArgs projector_args(const OperatorRequest& request,
+                                               const nodes::Projector& node) {
   kernels::ProjectorAttentionArgs args{};
   args.dtype = kernel_type(request.inputs[0]->dtype);
-  args.pixels = x[2] * x[3];
-  args.channels = x[1];
-  args.tokens = key[1];
-  args.scale = real(request.node, "scale");
+  args.pixels = node.pixels;
+  args.channels = node.channels;
+  args.tokens = node.tokens;
+  args.scale = node.scale;
   return args;
 }
 
@@ -135,8 +101,7 @@ size_t projector_scratch(const kernels::ProjectorAttentionArgs& args) {
 
 std::unique_ptr<Operator> make_projector_attention(const OperatorRequest& request,
                                                    const Device& device) {
-  const auto args = projector_args(request);
-  require_result(request, 0, request.inputs[0]->shape);
+  const auto args = projector_args(request, nodes::projector_attention(request));
   const auto run = device.kernels->projector_attention;
   return kernel_operator(device, 4.0 * args.pixels * args.channels * args.tokens,
                          projector_scratch(args), [run, args](const Binding& binding) {
@@ -146,17 +111,10 @@ std::unique_ptr<Operator> make_projector_attention(const OperatorRequest& reques
                          });
 }
 
-void require_scores(const OperatorRequest& request, const Shape& features) {
-  require_result(request, 0, {1, 1, features[2], features[3]});
-  require_result(request, 1, {1});
-  require_result(request, 2, {1});
-}
-
 std::unique_ptr<Operator> make_projector_score_map(const OperatorRequest& request,
                                                    const Device& device) {
   kernels::ProjectorScoreMapArgs args{};
-  args.projector = projector_args(request);
-  require_scores(request, request.inputs[0]->shape);
+  args.projector = projector_args(request, nodes::projector_score_map(request));
   const auto& projector = args.projector;
   const auto run = device.kernels->projector_score_map;
   return kernel_operator(device,
@@ -172,13 +130,11 @@ std::unique_ptr<Operator> make_projector_score_map(const OperatorRequest& reques
 }
 
 std::unique_ptr<Operator> make_score_map(const OperatorRequest& request, const Device& device) {
-  const Shape a = feature_map(request, 0);
-  require_shape(request, 1, a);
-  require_scores(request, a);
+  const nodes::Features node = nodes::score_map(request);
   kernels::ScoreMapArgs args{};
   args.dtype = kernel_type(request.inputs[0]->dtype);
-  args.pixels = a[2] * a[3];
-  args.channels = a[1];
+  args.pixels = node.pixels;
+  args.channels = node.channels;
   const auto run = device.kernels->score_map;
   return kernel_operator(device, 8.0 * args.pixels * args.channels, 0,
                          [run, args](const Binding& binding) {
@@ -193,65 +149,42 @@ std::unique_ptr<Operator> make_score_map(const OperatorRequest& request, const D
 }
 
 std::unique_ptr<Operator> make_fuse_maps(const OperatorRequest& request, const Device& device) {
-  const Node& node = request.node;
+  const nodes::FuseMaps node = nodes::fuse_maps(request);
   kernels::FuseMapsArgs args{};
-  for (int layer = 0; layer < 3; ++layer) {
-    const Shape map = feature_map(request, 3 * layer);
-    require_shape(request, 3 * layer, {1, 1, map[2], map[3]});
-    require_shape(request, 3 * layer + 1, {1});
-    require_shape(request, 3 * layer + 2, {1});
-    args.map_height[layer] = static_cast<int32_t>(map[2]);
-    args.map_width[layer] = static_cast<int32_t>(map[3]);
-  }
-  require_shape(request, 9, {3});
-  const int64_t mode = node.attrs.integer("mode");
-  const int64_t height = node.attrs.integer("height"), width = node.attrs.integer("width");
-  require(mode >= 1 && mode <= 6, node, "mode is " + std::to_string(mode) + ", expected 1 to 6");
-  require_result(request, 0, {1, 1, height, width});
-  require(height <= max_frame_side && width <= max_frame_side, node, "the map is too large");
-  args.mode = static_cast<int32_t>(mode);
-  args.height = static_cast<int32_t>(height);
-  args.width = static_cast<int32_t>(width);
+  std::copy(node.map_height.begin(), node.map_height.end(), args.map_height);
+  std::copy(node.map_width.begin(), node.map_width.end(), args.map_width);
+  args.mode = node.mode;
+  args.height = node.height;
+  args.width = node.width;
   const auto run = device.kernels->fuse_maps;
-  return kernel_operator(
-      device, 30.0 * height * width, 0,
-      [run, args, lambda = floats(constant(request, 9))](const Binding& binding) {
-        kernels::FuseMapsArgs bound = args;
-        for (int layer = 0; layer < 3; ++layer) {
-          const auto input = [&](int i) {
-            return static_cast<const float*>(binding.inputs[3 * layer + i]);
-          };
-          bound.map[layer] = input(0);
-          bound.mse[layer] = input(1);
-          bound.cos[layer] = input(2);
-        }
-        bound.lambda = lambda.data();
-        bound.out = static_cast<float*>(binding.outputs[0]);
-        return [run, bound] { run(bound); };
-      });
+  return kernel_operator(device, 30.0 * node.height * node.width, 0,
+                         [run, args, lambda = floats(*node.lambda)](const Binding& binding) {
+                           kernels::FuseMapsArgs bound = args;
+                           for (int layer = 0; layer < 3; ++layer) {
+                             const auto input = [&](int i) {
+                               return static_cast<const float*>(binding.inputs[3 * layer + i]);
+                             };
+                             bound.map[layer] = input(0);
+                             bound.mse[layer] = input(1);
+                             bound.cos[layer] = input(2);
+                           }
+                           bound.lambda = lambda.data();
+                           bound.out = static_cast<float*>(binding.outputs[0]);
+                           return [run, bound] { run(bound); };
+                         });
 }
 
 std::unique_ptr<Operator> make_gaussian_blur(const OperatorRequest& request, const Device& device) {
-  const Shape x = feature_map(request, 0);
-  require_shape(request, 0, {1, 1, x[2], x[3]});
-  require_result(request, 0, x);
-  const Tensor& kernel = constant(request, 1);
-  require(kernel.shape.size() == 1 && kernel.shape[0] % 2 == 1, request.node,
-          "kernel: expected an odd number of taps, got " + to_string(kernel.shape));
-  const int64_t taps = kernel.shape[0];
-  require(taps / 2 < std::min(x[2], x[3]) && x[2] <= max_frame_side && x[3] <= max_frame_side,
-          request.node,
-          std::to_string(taps) + " taps do not fit a map of " + to_string(x) +
-              ": the border is mirrored once");
+  const nodes::GaussianBlur node = nodes::gaussian_blur(request);
   kernels::GaussianBlurArgs args{};
-  args.height = static_cast<int32_t>(x[2]);
-  args.width = static_cast<int32_t>(x[3]);
-  args.taps = static_cast<int32_t>(taps);
+  args.height = node.height;
+  args.width = node.width;
+  args.taps = node.taps;
   const auto run = device.kernels->gaussian_blur;
   return kernel_operator(
       device, 4.0 * args.height * args.width * args.taps,
       kernels::gaussian_blur_scratch(args.height, args.width, args.taps) * sizeof(float),
-      [run, args, kernel = floats(kernel)](const Binding& binding) {
+      [run, args, kernel = floats(*node.kernel)](const Binding& binding) {
         kernels::GaussianBlurArgs bound = args;
         bound.src = static_cast<const float*>(binding.inputs[0]);
         bound.kernel = kernel.data();
@@ -262,22 +195,15 @@ std::unique_ptr<Operator> make_gaussian_blur(const OperatorRequest& request, con
 }
 
 std::unique_ptr<Operator> make_gms_map(const OperatorRequest& request, const Device& device) {
-  const Node& node = request.node;
-  const Shape x = feature_map(request, 0);
-  require_shape(request, 1, x);
-  for (size_t i = 0; i < 2; ++i) {
-    require(!request.inputs[i]->constant, node, "an image is constant, expected computed ones");
-  }
-  require_result(request, 0, {1, 1, x[2], x[3]});
+  const nodes::GmsMap node = nodes::gms_map(request);
   kernels::GmsMapArgs args{};
-  args.height = x[2];
-  args.width = x[3];
-  args.channels = x[1];
-  args.c = real(node, "c");
-  require(args.c > 0, node, "c is " + std::to_string(args.c) + ", expected a positive number");
+  args.height = node.height;
+  args.width = node.width;
+  args.channels = node.channels;
+  args.c = node.c;
   const auto run = device.kernels->gms_map;
-  return kernel_operator(device, 30.0 * element_count(x),
-                         kernels::gms_map_scratch(x[3], x[1]) * sizeof(float),
+  return kernel_operator(device, 30.0 * node.height * node.width * node.channels,
+                         kernels::gms_map_scratch(node.width, node.channels) * sizeof(float),
                          [run, args](const Binding& binding) {
                            kernels::GmsMapArgs bound = args;
                            bound.a = static_cast<const float*>(binding.inputs[0]);
@@ -289,19 +215,11 @@ std::unique_ptr<Operator> make_gms_map(const OperatorRequest& request, const Dev
 }
 
 std::unique_ptr<Operator> make_calibrate_map(const OperatorRequest& request, const Device& device) {
-  const Node& node = request.node;
-  const Shape x = feature_map(request, 0);
-  require_shape(request, 0, {1, 1, x[2], x[3]});
-  require_shape(request, 1, x);
-  require_result(request, 0, x);
-  const std::string& mode = node.attrs.text("mode");
-  require(mode == "square" || mode == "absolute", node,
-          "mode is '" + mode + "', expected 'square' or 'absolute'");
-  const kernels::CalibrateMapArgs args{nullptr, nullptr, element_count(x), mode == "square",
-                                       nullptr};
+  const nodes::CalibrateMap node = nodes::calibrate_map(request);
+  const kernels::CalibrateMapArgs args{nullptr, nullptr, node.count, node.square, nullptr};
   const auto run = device.kernels->calibrate_map;
-  return kernel_operator(device, 2.0 * element_count(x), 0,
-                         [run, args, mean = floats(constant(request, 1))](const Binding& binding) {
+  return kernel_operator(device, 2.0 * node.count, 0,
+                         [run, args, mean = floats(*node.mean)](const Binding& binding) {
                            kernels::CalibrateMapArgs bound = args;
                            bound.x = static_cast<const float*>(binding.inputs[0]);
                            bound.mean = mean.data();
@@ -359,42 +277,30 @@ void run_windows(void (*run)(const kernels::AttentionArgs&), const kernels::Atte
 }
 
 std::unique_ptr<Operator> make_attention(const OperatorRequest& request, const Device& device) {
-  const Node& node = request.node;
-  const Shape& q = request.inputs[0]->shape;
-  const Shape& k = request.inputs[1]->shape;
-  const Shape& v = request.inputs[2]->shape;
-  const int64_t heads = node.attrs.integer("heads");
-  const bool fits = q.size() == 3 && k.size() == 3 && v.size() == 3 && q[0] == k[0] &&
-                    q[0] == v[0] && q[2] == k[2] && k[1] == v[1] && heads >= 1 &&
-                    q[2] % heads == 0 && v[2] % heads == 0;
-  require(fits, node,
-          "expected q [W,tq,d], k [W,tk,d], v [W,tk,dv], widths divisible by heads = " +
-              std::to_string(heads) + ", got " + to_string(q) + ", " + to_string(k) + ", " +
-              to_string(v));
-  require_result(request, 0, {q[0], q[1], v[2]});
+  const nodes::Attention node = nodes::attention(request);
   // Constant ones: a learned query.
   std::array<std::vector<float>, 3> constants;
   for (size_t i = 0; i < 3; ++i) {
     if (request.inputs[i]->constant) constants[i] = floats(*request.inputs[i]);
   }
   kernels::AttentionArgs args{};
-  args.queries = q[1];
-  args.keys = k[1];
-  args.dim = q[2];
-  args.value_dim = v[2];
-  args.heads = heads;
-  args.scale = real(node, "scale");
+  args.queries = node.queries;
+  args.keys = node.keys;
+  args.dim = node.dim;
+  args.value_dim = node.value_dim;
+  args.heads = node.heads;
+  args.scale = node.scale;
   const size_t room =
-      (kernels::attention_scratch(args.keys, args.dim / heads, args.value_dim / heads) + 15) / 16 *
-      16;
-  args.head_end = heads;
+      (kernels::attention_scratch(args.keys, args.dim / args.heads, args.value_dim / args.heads) +
+       15) /
+      16 * 16;
+  args.head_end = args.heads;
   args.query_end = args.queries;
-  const double flops = 2.0 * q[0] * q[1] * k[1] * (q[2] + v[2]);
-  const int threads = flops < 2 * attention_worth_waking ? 1 : omp_get_max_threads();
+  const int threads = node.flops < 2 * attention_worth_waking ? 1 : omp_get_max_threads();
   const auto run = device.kernels->attention;
   return kernel_operator(
-      device, flops, threads * room * sizeof(float),
-      [run, args, constants, room, threads, windows = q[0]](const Binding& binding) {
+      device, node.flops, threads * room * sizeof(float),
+      [run, args, constants, room, threads, windows = node.windows](const Binding& binding) {
         const auto operand = [&](size_t i) {
           return constants[i].empty() ? static_cast<const float*>(binding.inputs[i])
                                       : constants[i].data();

@@ -30,23 +30,6 @@ std::unique_ptr<Operator> make_unary(const OperatorRequest& request, const Devic
                          });
 }
 
-// b may be a scalar, a vector along the channels, one window's tokens, or of a's shape. All but the
-// last are constant, or the vector is the gate of a squeeze-and-excite block.
-int64_t broadcast_count(const OperatorRequest& request) {
-  const Shape& a = request.inputs[0]->shape;
-  const Tensor& b = *request.inputs[1];
-  if (b.shape == a) return element_count(a);
-  const int64_t channels = a.empty() ? 1 : a.size() == 4 ? a[1] : a.back();
-  const Shape vector = a.size() == 4 ? Shape{1, channels, 1, 1} : Shape{channels};
-  const int64_t count = element_count(b.shape);
-  if (b.constant && a.size() == 3 && b.shape == Shape{1, a[1], a[2]}) return count;
-  const bool gate = request.node.op == "mul" && a.size() == 4 && b.shape == vector;
-  require((b.constant && (count == 1 || b.shape == vector)) || gate, request.node,
-          "second input: expected " + to_string(a) + ", a constant scalar or a constant " +
-              to_string(vector) + ", got " + to_string(b.shape));
-  return count;
-}
-
 // Whole repetitions of b are shared out; two operands of one size, in blocks.
 void run_binary(void (*run)(const kernels::BinaryArgs&), const kernels::BinaryArgs& args) {
   constexpr int64_t block = 1024;
@@ -72,20 +55,15 @@ std::unique_ptr<Operator> make_binary(const OperatorRequest& request, const Devi
       {"add", add}, {"sub", sub}, {"mul", mul}, {"div", div}, {"max", max}, {"min", min}};
   const Tensor& a = *request.inputs[0];
   const Tensor& b = *request.inputs[1];
-  require(!a.constant, request.node, "the first input must be computed, not constant");
-  require_result(request, 0, a.shape);
+  const nodes::Binary node = nodes::binary(request);
   kernels::BinaryArgs args{};
   args.op = kinds.at(request.node.op);
   args.a_dtype = kernel_type(a.dtype);
   args.b_dtype = b.constant ? kernels::DType::f32 : kernel_type(b.dtype);
-  args.count = element_count(a.shape);
-  args.b_count = broadcast_count(request);
+  args.count = node.count;
+  args.b_count = node.b_count;
   args.out_dtype = kernel_type(request.outputs[0]->dtype);
   args.out_levels = kernel_levels(request.outputs[0]->levels);
-  // A constant of a's shape would lie in the plan as NCHW; only vectors have one layout.
-  require(!b.constant || args.b_count < args.count || a.shape.size() != 4 || args.count == 1 ||
-              a.shape[1] == 1 || a.shape[2] * a.shape[3] == 1,
-          request.node, "a constant as large as the feature map");
   std::vector<float> vector;
   if (b.constant) vector = floats(b);
   const auto run = device.kernels->binary;
@@ -113,49 +91,39 @@ void run_layer_norm(void (*run)(const kernels::LayerNormArgs&),
 }
 
 std::unique_ptr<Operator> make_layer_norm(const OperatorRequest& request, const Device& device) {
-  const Shape& x = request.inputs[0]->shape;
-  require(!x.empty() && x.size() != 4, request.node,
-          "input 0: expected tokens [..,D], got " + to_string(x));
-  const int64_t width = x.back();
-  require_shape(request, 1, {width});
-  require_shape(request, 2, {width});
-  if (input_or_null(request, 3) != nullptr) require_shape(request, 3, x);
-  require_result(request, 0, x);
+  const nodes::LayerNorm node = nodes::layer_norm(request);
   kernels::LayerNormArgs args{};
-  args.rows = element_count(x) / width;
-  args.width = width;
-  args.eps = static_cast<float>(request.node.attrs.real("eps"));
+  args.rows = node.rows;
+  args.width = node.width;
+  args.eps = node.eps;
   args.out_dtype = kernel_type(request.outputs[0]->dtype);
   args.out_levels = kernel_levels(request.outputs[0]->levels);
   const auto run = device.kernels->layer_norm;
-  return kernel_operator(device, 8.0 * element_count(x), 0,
-                         [run, args, gamma = floats(constant(request, 1)),
-                          beta = floats(constant(request, 2))](const Binding& binding) {
-                           kernels::LayerNormArgs bound = args;
-                           bound.x = static_cast<const float*>(binding.inputs[0]);
-                           bound.gamma = gamma.data();
-                           bound.beta = beta.data();
-                           bound.residual = binding.inputs.size() > 3
-                                                ? static_cast<const float*>(binding.inputs[3])
-                                                : nullptr;
-                           bound.out = binding.outputs[0];
-                           return [run, bound] { run_layer_norm(run, bound); };
-                         });
+  return kernel_operator(
+      device, 8.0 * node.rows * node.width, 0,
+      [run, args, gamma = floats(*node.gamma), beta = floats(*node.beta)](const Binding& binding) {
+        kernels::LayerNormArgs bound = args;
+        bound.x = static_cast<const float*>(binding.inputs[0]);
+        bound.gamma = gamma.data();
+        bound.beta = beta.data();
+        bound.residual =
+            binding.inputs.size() > 3 ? static_cast<const float*>(binding.inputs[3]) : nullptr;
+        bound.out = binding.outputs[0];
+        return [run, bound] { run_layer_norm(run, bound); };
+      });
 }
 
 std::unique_ptr<Operator> make_softmax(const OperatorRequest& request, const Device& device) {
-  const Shape& x = request.inputs[0]->shape;
-  require(!x.empty() && x.size() != 4, request.node,
-          "input 0: expected tokens [..,D], got " + to_string(x));
-  require_result(request, 0, x);
-  const kernels::SoftmaxArgs args{nullptr, element_count(x) / x.back(), x.back(), nullptr};
+  const nodes::Rows node = nodes::softmax(request);
+  const kernels::SoftmaxArgs args{nullptr, node.rows, node.width, nullptr};
   const auto run = device.kernels->softmax;
-  return kernel_operator(device, 8.0 * element_count(x), 0, [run, args](const Binding& binding) {
-    kernels::SoftmaxArgs bound = args;
-    bound.x = static_cast<const float*>(binding.inputs[0]);
-    bound.out = static_cast<float*>(binding.outputs[0]);
-    return [run, bound] { run(bound); };
-  });
+  return kernel_operator(device, 8.0 * node.rows * node.width, 0,
+                         [run, args](const Binding& binding) {
+                           kernels::SoftmaxArgs bound = args;
+                           bound.x = static_cast<const float*>(binding.inputs[0]);
+                           bound.out = static_cast<float*>(binding.outputs[0]);
+                           return [run, bound] { run(bound); };
+                         });
 }
 
 void run_reduce(void (*run)(const kernels::ReduceArgs&), const kernels::ReduceArgs& args) {
@@ -175,32 +143,14 @@ std::unique_ptr<Operator> make_reduce(const OperatorRequest& request, const Devi
       {"reduce_sum", kernels::Reduce::sum},
       {"reduce_mean", kernels::Reduce::mean},
       {"reduce_max", kernels::Reduce::max}};
-  const Node& node = request.node;
   const Tensor& x = *request.inputs[0];
-  require(x.shape.size() == 3 || x.shape.size() == 4, node,
-          "input 0: expected [1,C,H,W] or [W,t,D], got " + to_string(x.shape));
-  const std::vector<int64_t>& axes = node.attrs.integers("axes");
+  const nodes::Reduce node = nodes::reduce(request);
   kernels::ReduceArgs args{};
-  args.op = kinds.at(node.op);
+  args.op = kinds.at(request.node.op);
   args.dtype = kernel_type(x.dtype);
-  if (x.shape.size() == 3) {
-    require(axes == std::vector<int64_t>{1}, node, "axes: expected [1], got " + to_string(axes));
-    args.rows = x.shape[0];
-    args.width = x.shape[1];
-    args.inner = x.shape[2];
-    require_result(request, 0, {x.shape[0], x.shape[2]});
-  } else if (axes == std::vector<int64_t>{1}) {
-    args.rows = x.shape[2] * x.shape[3];
-    args.width = x.shape[1];
-    require_result(request, 0, {1, 1, x.shape[2], x.shape[3]});
-  } else {
-    require(axes == std::vector<int64_t>{1, 2, 3} && x.shape[1] == 1, node,
-            "axes: expected [1], or [1,2,3] of one channel, got " + to_string(axes) + " of " +
-                to_string(x.shape));
-    args.rows = 1;
-    args.width = element_count(x.shape);
-    require(element_count(request.outputs[0]->shape) == 1, node, "output: expected one number");
-  }
+  args.rows = node.rows;
+  args.width = node.width;
+  args.inner = node.inner;
   const auto run = device.kernels->reduce;
   return kernel_operator(device, static_cast<double>(element_count(x.shape)), 0,
                          [run, args](const Binding& binding) {

@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "backends/cpu/backend.h"
-#include "core/frame.h"
 
 namespace adfast::cpu {
 namespace {
@@ -17,15 +16,6 @@ std::vector<float> transposed(const Tensor& table) {
   std::vector<float> result(values.size());
   for (size_t i = 0; i < values.size(); ++i) result[i % dim * length + i / dim] = values[i];
   return result;
-}
-
-// How many keys of all blocks along one axis lie inside the map.
-int64_t inside(int64_t size, int64_t block, int64_t halo) {
-  int64_t total = 0;
-  for (int64_t first = 0; first < size; first += block) {
-    total += std::min(size, first + block + halo) - std::max<int64_t>(0, first - halo);
-  }
-  return total;
 }
 
 // Each thread takes its share of the blocks' heads.
@@ -47,63 +37,42 @@ void run_halo_attention(void (*run)(const kernels::HaloAttentionArgs&),
 
 std::unique_ptr<Operator> make_halo_attention(const OperatorRequest& request,
                                               const Device& device) {
-  const Node& node = request.node;
-  const Shape& q = request.inputs[0]->shape;
-  const Shape& v = request.inputs[2]->shape;
-  const int64_t block = node.attrs.integer("block"), halo = node.attrs.integer("halo");
-  const int64_t heads = node.attrs.integer("heads"), legacy = node.attrs.integer("legacy_mask");
-  require(block >= 1 && block <= max_frame_side && halo >= 0 && halo <= max_frame_side &&
-              heads >= 1 && (legacy == 0 || legacy == 1),
-          node, "block, halo, heads or legacy_mask is out of range");
-  require(q.size() == 4 && v.size() == 4 && q[0] == 1 && q[2] % block == 0 && q[3] % block == 0 &&
-              q[1] % heads == 0 && v[1] % heads == 0,
-          node,
-          "expected q and v [1,C,H,W], H and W divisible by block = " + std::to_string(block) +
-              ", C by heads = " + std::to_string(heads) + ", got " + to_string(q) + " and " +
-              to_string(v));
-  require_shape(request, 1, q);
-  require_shape(request, 2, {1, v[1], q[2], q[3]});
-  require_result(request, 0, v);
-  const int64_t side = block + 2 * halo;
+  const nodes::HaloAttention node = nodes::halo_attention(request);
   kernels::HaloAttentionArgs args{};
   args.dtype = kernel_type(device.features);
-  args.height = q[2];
-  args.width = q[3];
-  args.block = block;
-  args.halo = halo;
-  args.dim = q[1];
-  args.value_dim = v[1];
-  args.heads = heads;
-  args.scale = static_cast<float>(node.attrs.real("scale"));
-  args.legacy_mask = legacy == 1;
-  args.task_end = q[2] / block * (q[3] / block) * heads;
-  constant(request, 3);
-  constant(request, 4);
-  for (size_t i : {3, 4}) require_shape(request, i, {2 * side - 1, args.dim / heads});
+  args.height = node.height;
+  args.width = node.width;
+  args.block = node.block;
+  args.halo = node.halo;
+  args.dim = node.dim;
+  args.value_dim = node.value_dim;
+  args.heads = node.heads;
+  args.scale = node.scale;
+  args.legacy_mask = node.legacy_mask;
+  args.task_end = args.height / args.block * (args.width / args.block) * args.heads;
 
-  const double pairs =
-      static_cast<double>(block * block) * inside(q[2], block, halo) * inside(q[3], block, halo);
   // Whole cache lines, so that threads share none.
-  const size_t room =
-      (kernels::halo_attention_scratch(block, halo, args.dim / heads, args.value_dim / heads) +
-       15) /
-      16 * 16;
+  const size_t room = (kernels::halo_attention_scratch(args.block, args.halo, args.dim / args.heads,
+                                                       args.value_dim / args.heads) +
+                       15) /
+                      16 * 16;
   const int threads = omp_get_max_threads();
   const auto run = device.kernels->halo_attention;
-  return kernel_operator(
-      device, 2.0 * pairs * (args.dim + args.value_dim), threads * room * sizeof(float),
-      [run, args, room, threads, rows = transposed(*request.inputs[3]),
-       columns = transposed(*request.inputs[4])](const Binding& binding) {
-        kernels::HaloAttentionArgs bound = args;
-        bound.q = binding.inputs[0];
-        bound.k = binding.inputs[1];
-        bound.v = binding.inputs[2];
-        bound.rows = rows.data();
-        bound.columns = columns.data();
-        bound.out = binding.outputs[0];
-        bound.scratch = static_cast<float*>(binding.scratch);
-        return [run, bound, room, threads] { run_halo_attention(run, bound, room, threads); };
-      });
+  return kernel_operator(device, node.flops, threads * room * sizeof(float),
+                         [run, args, room, threads, rows = transposed(*request.inputs[3]),
+                          columns = transposed(*request.inputs[4])](const Binding& binding) {
+                           kernels::HaloAttentionArgs bound = args;
+                           bound.q = binding.inputs[0];
+                           bound.k = binding.inputs[1];
+                           bound.v = binding.inputs[2];
+                           bound.rows = rows.data();
+                           bound.columns = columns.data();
+                           bound.out = binding.outputs[0];
+                           bound.scratch = static_cast<float*>(binding.scratch);
+                           return [run, bound, room, threads] {
+                             run_halo_attention(run, bound, room, threads);
+                           };
+                         });
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 //
 // Tokens are f32. With bf16 features, a product of many rows takes x and the weight rounded to bf16
 // and still sums, adds and activates in f32: a transformer over pixels spends its time here.
+#include <tuple>
+
 #include "backends/cpu/onednn.h"
 
 namespace adfast::cpu {
@@ -10,17 +12,8 @@ namespace {
 using dnnl::memory;
 
 std::unique_ptr<Operator> make_linear(const OperatorRequest& request, const Device& device) {
-  const Node& node = request.node;
-  const Shape& x = request.inputs[0]->shape;
-  const Tensor& weight = constant(request, 1);
-  require(!x.empty() && x.size() != 4, node,
-          "input 0: expected tokens [..,K], got " + to_string(x));
-  require(weight.shape.size() == 2 && weight.shape[1] == x.back(), node,
-          "weight: expected [N," + std::to_string(x.back()) + "], got " + to_string(weight.shape));
-  const int64_t depth = x.back(), width = weight.shape[0], rows = element_count(x) / depth;
-  Shape y = x;
-  y.back() = width;
-  require_result(request, 0, y);
+  const nodes::Linear linear = nodes::linear(request);
+  const auto [rows, depth, width] = std::tuple(linear.rows, linear.depth, linear.width);
 
   const auto f32 = memory::data_type::f32;
   const auto type = onednn_type(request.inputs[0]->dtype);
@@ -31,24 +24,20 @@ std::unique_ptr<Operator> make_linear(const OperatorRequest& request, const Devi
   const auto s8 = memory::data_type::s8;
   const memory::desc plain({depth, width}, int8 ? s8 : f32, memory::dims{1, depth});
   const memory::desc any({depth, width}, int8 ? s8 : type, memory::format_tag::any);
-  const Tensor* bias = input_or_null(request, 2);
-  const Tensor* residual = input_or_null(request, 3);
+  const Tensor *bias = linear.bias, *residual = linear.residual;
   memory::desc bias_desc;
-  if (bias != nullptr) {
-    constant(request, 2);
-    require_shape(request, 2, {width});
-    bias_desc = memory::desc({1, width}, f32, memory::format_tag::ab);
-  }
-  if (residual != nullptr) require_shape(request, 3, y);
+  if (bias != nullptr) bias_desc = memory::desc({1, width}, f32, memory::format_tag::ab);
   const memory::desc residual_desc({rows, width}, f32, memory::format_tag::ab);
-  dnnl::primitive_attr attr = fused_attributes(node, residual != nullptr, residual_desc);
+  dnnl::primitive_attr attr =
+      fused_attributes(linear.activation, residual != nullptr, residual_desc);
   if (int8) set_levels(&attr, request, 2);
   const dnnl::matmul::primitive_desc desc(device.engine, x_desc, any, bias_desc, y_desc, attr);
   std::vector<Argument> constants;
   if (int8) {
     constants = int8_arguments(device, request, plain, desc.weights_desc());
   } else {
-    constants = {{DNNL_ARG_WEIGHTS, packed(device.engine, weight, plain, desc.weights_desc())}};
+    constants = {
+        {DNNL_ARG_WEIGHTS, packed(device.engine, *linear.weight, plain, desc.weights_desc())}};
   }
   if (bias != nullptr) {
     constants.push_back({DNNL_ARG_BIAS, packed(device.engine, *bias, bias_desc, bias_desc)});

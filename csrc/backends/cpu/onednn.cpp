@@ -38,25 +38,29 @@ dnnl::memory packed(const dnnl::engine& engine, const Tensor& tensor,
   return result;
 }
 
-dnnl::primitive_attr fused_attributes(const Node& node, bool residual,
+dnnl::primitive_attr fused_attributes(nodes::Activation activation, bool residual,
                                       const dnnl::memory::desc& residual_desc) {
   using dnnl::algorithm;
   dnnl::post_ops post;
   if (residual) post.append_binary(algorithm::binary_add, residual_desc);
-  const std::string& activation = node.attrs.text("activation");
-  if (activation == "relu") {
-    post.append_eltwise(algorithm::eltwise_relu, 0, 0);
-  } else if (activation == "sigmoid") {
-    post.append_eltwise(algorithm::eltwise_logistic, 0, 0);
-  } else if (activation == "silu") {
-    post.append_eltwise(algorithm::eltwise_swish, 1, 0);
-  } else if (activation == "gelu") {
-    post.append_eltwise(algorithm::eltwise_gelu_erf, 0, 0);
-  } else if (activation == "tanh") {
-    post.append_eltwise(algorithm::eltwise_tanh, 0, 0);
-  } else {
-    require(activation == "none", node,
-            "activation '" + activation + "', expected none, relu, sigmoid, silu, gelu or tanh");
+  switch (activation) {
+    case nodes::Activation::none:
+      break;
+    case nodes::Activation::relu:
+      post.append_eltwise(algorithm::eltwise_relu, 0, 0);
+      break;
+    case nodes::Activation::sigmoid:
+      post.append_eltwise(algorithm::eltwise_logistic, 0, 0);
+      break;
+    case nodes::Activation::silu:
+      post.append_eltwise(algorithm::eltwise_swish, 1, 0);
+      break;
+    case nodes::Activation::gelu:
+      post.append_eltwise(algorithm::eltwise_gelu_erf, 0, 0);
+      break;
+    case nodes::Activation::tanh:
+      post.append_eltwise(algorithm::eltwise_tanh, 0, 0);
+      break;
   }
   dnnl::primitive_attr attr;
   attr.set_post_ops(post);

@@ -29,8 +29,8 @@ struct Slot {
 dnnl::memory packed(const dnnl::engine& engine, const Tensor& tensor,
                     const dnnl::memory::desc& plain, const dnnl::memory::desc& wanted);
 
-// Post-ops in the order of the graph's semantics: add the residual, then the node's activation.
-dnnl::primitive_attr fused_attributes(const Node& node, bool residual,
+// Post-ops in the order of the graph's semantics: add the residual, then activate.
+dnnl::primitive_attr fused_attributes(nodes::Activation activation, bool residual,
                                       const dnnl::memory::desc& residual_desc);
 
 // A step in int8: u8 times s8 weights, one scale a row (an output channel). Its sums are whole

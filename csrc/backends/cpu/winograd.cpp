@@ -66,15 +66,14 @@ class Packed {
 constexpr double flops_per_second = 1.5e11;
 constexpr double bytes_per_second = 1e10;
 
-double direct_seconds(const SquareConvolution& c, const Device& device) {
-  const double products = 2.0 * element_count(c.y) * c.x[1] * c.weight.shape[2] * c.weight.shape[3];
-  const double bytes = static_cast<double>(c.weight.bytes()) *
+double direct_seconds(const nodes::Convolution& c, const Device& device) {
+  const double bytes = static_cast<double>(c.weight->bytes()) *
                        static_cast<double>(size_of(device.features)) / sizeof(float);
   const double rate = device.features == DType::f32 ? 1.0 : device.bf16_rate;
-  return products / (0.9 * flops_per_second * rate) + bytes / bytes_per_second;
+  return c.flops / (0.9 * flops_per_second * rate) + bytes / bytes_per_second;
 }
 
-double winograd_seconds(const SquareConvolution& c, const Tiling& tiling) {
+double winograd_seconds(const nodes::Convolution& c, const Tiling& tiling) {
   constexpr double transform = 1.5e-7, untransform = 1e-7;  // of sixteen channels of a 6 x 6 tile
   const auto vectors = [](int64_t channels) { return static_cast<double>((channels + 15) / 16); };
   const double width = static_cast<double>(kernels::winograd_panels(c.y[1]) * 32);
@@ -175,15 +174,18 @@ class WinogradOperator final : public Operator {
 }  // namespace
 
 std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const Device& device,
-                                        const SquareConvolution& convolution) {
-  const auto& [weight, bias, residual, x, y, top, left] = convolution;
-  const std::string& activation = request.node.attrs.text("activation");
+                                        const nodes::Convolution& convolution) {
+  const Tensor& weight = *convolution.weight;
+  const Tensor *bias = convolution.bias, *residual = convolution.residual;
+  const Shape &x = convolution.x, &y = convolution.y;
+  const nodes::Activation activation = convolution.activation;
   // In int8, products cost a quarter, and the transforms would leave its range.
   if (request.inputs[0]->dtype != device.features || request.outputs[0]->dtype != device.features) {
     return nullptr;
   }
   const auto kernel = static_cast<int32_t>(weight.shape[2]);
-  if (activation != "none" && activation != "relu") return nullptr;
+  if (activation != nodes::Activation::none && activation != nodes::Activation::relu)
+    return nullptr;
   if (weight.shape[3] != kernel || (kernel != 3 && kernel != 5)) return nullptr;
   // 64 points, of a 5 x 5 kernel and 4 x 4 outputs, would lose too many digits.
   std::vector<int32_t> choices = {2};
@@ -225,18 +227,18 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   args.out_height = y[2];
   args.out_width = y[3];
   args.out_channels = y[1];
-  args.top = top;
-  args.left = left;
+  args.top = convolution.window.begin[0];
+  args.left = convolution.window.begin[1];
   args.outputs = outputs;
   args.kernel = kernel;
-  args.relu = activation == "relu";
+  args.relu = activation == nodes::Activation::relu;
   args.panel_end = kernels::winograd_panels(y[1]);
 
   Packed packed(weights);
   kernels::winograd_weight(floats(weight).data(), y[1], x[1], outputs, kernel, packed.data());
   return std::make_unique<WinogradOperator>(
       work, std::move(packed), bias == nullptr ? std::vector<float>() : floats(*bias),
-      residual != nullptr, 2.0 * element_count(y) * x[1] * kernel * kernel,
+      residual != nullptr, convolution.flops,
       "adfast:winograd" + std::to_string(outputs) + "x" + std::to_string(kernel) + ":" +
           device.kernels->name);
 }
