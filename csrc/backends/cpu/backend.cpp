@@ -10,9 +10,6 @@ namespace adfast {
 namespace cpu {
 namespace {
 
-// Fewer wait for the weights, not for the arithmetic, and stay exact: the token groups of GTrans.
-constexpr int64_t many_rows = 64;
-
 using Registry = std::unordered_map<std::string, Op>;
 
 const Registry& registry() {
@@ -49,19 +46,9 @@ class CpuBackend final : public Backend {
 
   std::optional<Storage> operand_storage(const Node& node, size_t input,
                                          const Shape& shape) const override {
-    const Op& op = find(node);
     const auto levels = input_levels(node);
     if (levels && input == 0) return Storage{DType::u8, *levels};
-    if (op.operands.empty()) return std::nullopt;
-    const OperandType type = op.operands[std::min(input, op.operands.size() - 1)];
-    if (type == OperandType::any || type == OperandType::index) return std::nullopt;
-    if (op.product && input == 0 && !shape.empty()) {
-      const int64_t rows = element_count(shape) / shape.back();
-      return Storage{rows >= many_rows ? device_.products : DType::f32, {}};
-    }
-    // Tokens, maps and statistics stay in f32; only feature maps are stored narrower.
-    const bool features = type == OperandType::features && shape.size() == 4;
-    return Storage{features ? device_.features : DType::f32, {}};
+    return adfast::operand_storage(find(node), types(), input, shape);
   }
 
   Storage result_storage(const Node& node, const Shape& shape,
@@ -69,61 +56,12 @@ class CpuBackend final : public Backend {
                          const std::optional<Storage>& wanted) const override {
     const bool u8 = wanted && wanted->dtype == DType::u8;
     if (u8 && (find(node).writes_u8 || input_levels(node))) return *wanted;
-    const bool narrow = wanted && wanted->dtype == device_.features;
-    return {float_result(node, shape, inputs, narrow), {}};
-  }
-
-  // `narrow`: every reader of the result takes features.
-  DType float_result(const Node& node, const Shape& shape, std::span<const Tensor* const> inputs,
-                     bool narrow) const {
-    switch (find(node).result) {
-      case Op::Result::f32:
-        return DType::f32;
-      case Op::Result::features:
-        return shape.size() == 4 ? device_.features : DType::f32;
-      case Op::Result::as_read:
-        // Rounded where it is made instead of where it is read: the same numbers, half the traffic.
-        return narrow ? device_.features : DType::f32;
-      case Op::Result::as_first:
-        return inputs.empty() || inputs[0] == nullptr ? DType::f32 : inputs[0]->dtype;
-      case Op::Result::product:
-        // A gated feature map is one; a product of two maps is part of a score.
-        return inputs[1] != nullptr && !inputs[1]->constant && inputs[1]->shape != shape
-                   ? inputs[0]->dtype
-                   : DType::f32;
-      case Op::Result::sum:
-        // The sum of two narrow feature maps may be narrow; a difference may not (it cancels).
-        for (const Tensor* input : inputs) {
-          if (input != nullptr && !input->constant && input->dtype == DType::f32) {
-            return DType::f32;
-          }
-        }
-        return shape.size() == 4 ? device_.features : DType::f32;
-    }
-    return DType::f32;
+    return {result_type(find(node), types(), shape, inputs, wanted), {}};
   }
 
   std::unique_ptr<Operator> make(const OperatorRequest& request) const override {
     const Op& op = find(request.node);
-    const size_t given = request.inputs.size();
-    require(given >= op.min_inputs && given <= op.max_inputs, request.node,
-            "takes " + std::to_string(op.min_inputs) + " to " + std::to_string(op.max_inputs) +
-                " inputs, got " + std::to_string(given));
-    require(request.outputs.size() == op.outputs, request.node,
-            "has " + std::to_string(op.outputs) + " outputs, got " +
-                std::to_string(request.outputs.size()));
-    for (size_t i = 0; i < op.min_inputs; ++i) {
-      require(request.inputs[i] != nullptr || static_cast<int>(i) == op.optional, request.node,
-              "input " + std::to_string(i) + " is absent");
-    }
-    for (size_t i = 0; i < given; ++i) {
-      const Tensor* input = request.inputs[i];
-      const bool index = !op.operands.empty() &&
-                         op.operands[std::min(i, op.operands.size() - 1)] == OperandType::index;
-      require(input == nullptr || (input->dtype == DType::i32) == index, request.node,
-              "input " + std::to_string(i) + ": expected " +
-                  (index ? "a constant of integers, got numbers" : "numbers, got integers"));
-    }
+    check_operands(op, request);
     try {
       return op.make(request, device_);
     } catch (const dnnl::error& error) {
@@ -168,6 +106,8 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  NarrowTypes types() const { return {device_.features, device_.products}; }
+
   // How this step's input is quantised; none for a step that runs in floats.
   std::optional<Levels> input_levels(const Node& node) const {
     return device_.int8 ? node.input_levels() : std::nullopt;

@@ -12,6 +12,7 @@
 #include "kernels/cpu/kernels.h"
 #include "oneapi/dnnl/dnnl.hpp"
 #include "runtime/nodes.h"
+#include "runtime/op_rules.h"
 #include "runtime/operator.h"
 
 namespace adfast::cpu {
@@ -36,21 +37,8 @@ struct Device {
   }
 };
 
-// Which element type an operand must have. An index is a constant of i32; nothing else is.
-enum class OperandType { any, f32, features, index };
-
-// An op's row in the table. `inputs` and `outputs` bound their numbers.
-struct Op {
-  const char* name;
-  size_t min_inputs, max_inputs, outputs;
-  // Operand types, the last one repeated (none: any); results follow `result`.
-  std::vector<OperandType> operands;
-  // as_read: features where every reader takes them, else f32.
-  enum class Result { features, f32, as_first, as_read, sum, product } result;
+struct Op : OpRules {
   std::unique_ptr<Operator> (*make)(const OperatorRequest&, const Device&);
-  int optional = -1;     // an input below min_inputs that may be absent
-  bool product = false;  // of input 0 and a constant: many rows are multiplied as Device::products
-  bool writes_u8 = false;  // where every reader takes it; steps in int8 do so too
 };
 
 // Families; each returns its rows.
@@ -92,24 +80,6 @@ void share_rows(int64_t rows, int64_t width, Body&& body) {
 
 // Elements are shared out in blocks, so that no two threads write to one cache line.
 void share_unary(void (*run)(const kernels::UnaryArgs&), const kernels::UnaryArgs& args);
-
-// An operator made of a function that binds and a few figures: most of them need no more.
-class SimpleOperator final : public Operator {
- public:
-  using Bind = std::function<std::function<void()>(const Binding&)>;
-  SimpleOperator(std::string kernel, double flops, size_t scratch, Bind bind)
-      : kernel_(std::move(kernel)), flops_(flops), scratch_(scratch), bind_(std::move(bind)) {}
-  std::function<void()> bind(const Binding& binding) const override { return bind_(binding); }
-  size_t scratch_bytes() const override { return scratch_; }
-  double flops() const override { return flops_; }
-  std::string kernel() const override { return kernel_; }
-
- private:
-  std::string kernel_;
-  double flops_;
-  size_t scratch_;
-  Bind bind_;
-};
 
 inline std::unique_ptr<Operator> kernel_operator(const Device& device, double flops, size_t scratch,
                                                  SimpleOperator::Bind bind) {

@@ -136,9 +136,9 @@ std::unique_ptr<Operator> make_avg_pool2d(const OperatorRequest& request, const 
 
 std::vector<Op> convolution_ops() {
   return {
-      {"conv2d", 2, 4, 1, {OperandType::features}, Op::Result::features, make_conv2d},
-      {"max_pool2d", 1, 1, 1, {}, Op::Result::as_first, make_max_pool2d},
-      {"avg_pool2d", 1, 1, 1, {}, Op::Result::as_first, make_avg_pool2d},
+      {{"conv2d", 2, 4, 1, {OperandType::features}, ResultType::features}, make_conv2d},
+      {{"max_pool2d", 1, 1, 1, {}, ResultType::as_first}, make_max_pool2d},
+      {{"avg_pool2d", 1, 1, 1, {}, ResultType::as_first}, make_avg_pool2d},
   };
 }
 

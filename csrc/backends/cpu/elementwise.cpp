@@ -166,24 +166,24 @@ std::unique_ptr<Operator> make_reduce(const OperatorRequest& request, const Devi
 std::vector<Op> elementwise_ops() {
   using enum OperandType;
   std::vector<Op> ops = {
-      {"layer_norm", 3, 4, 1, {f32}, Op::Result::as_read, make_layer_norm},
-      {"softmax", 1, 1, 1, {f32}, Op::Result::f32, make_softmax},
+      {{"layer_norm", 3, 4, 1, {f32}, ResultType::as_read}, make_layer_norm},
+      {{"softmax", 1, 1, 1, {f32}, ResultType::f32}, make_softmax},
   };
   for (const char* name : {"reduce_sum", "reduce_mean", "reduce_max"}) {
-    ops.push_back({name, 1, 1, 1, {any}, Op::Result::f32, make_reduce});
+    ops.push_back({{name, 1, 1, 1, {any}, ResultType::f32}, make_reduce});
   }
   for (const char* name :
        {"relu", "sigmoid", "silu", "gelu", "tanh", "sqrt", "exp", "abs", "neg"}) {
-    ops.push_back({name, 1, 1, 1, {any}, Op::Result::as_first, make_unary});
+    ops.push_back({{name, 1, 1, 1, {any}, ResultType::as_first}, make_unary});
   }
   // Squares, differences, products and quotients stay in f32: they are what scores are made of.
-  ops.push_back({"square", 1, 1, 1, {any}, Op::Result::f32, make_unary});
+  ops.push_back({{"square", 1, 1, 1, {any}, ResultType::f32}, make_unary});
   for (const char* name : {"sub", "div"}) {
-    ops.push_back({name, 2, 2, 1, {any}, Op::Result::f32, make_binary});
+    ops.push_back({{name, 2, 2, 1, {any}, ResultType::f32}, make_binary});
   }
-  ops.push_back({"mul", 2, 2, 1, {any}, Op::Result::product, make_binary});
+  ops.push_back({{"mul", 2, 2, 1, {any}, ResultType::product}, make_binary});
   for (const char* name : {"add", "max", "min"}) {
-    ops.push_back({name, 2, 2, 1, {any}, Op::Result::sum, make_binary});
+    ops.push_back({{name, 2, 2, 1, {any}, ResultType::sum}, make_binary});
   }
   for (Op& op : ops) op.writes_u8 = op.make != make_softmax && op.make != make_reduce;
   return ops;

@@ -78,12 +78,7 @@ std::unique_ptr<Operator> make_halo_attention(const OperatorRequest& request,
 }  // namespace
 
 std::vector<Op> halo_ops() {
-  return {{"halo_attention",
-           5,
-           5,
-           1,
-           {OperandType::features},
-           Op::Result::features,
+  return {{{"halo_attention", 5, 5, 1, {OperandType::features}, ResultType::features},
            make_halo_attention}};
 }
 

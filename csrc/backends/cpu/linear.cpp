@@ -56,7 +56,7 @@ std::unique_ptr<Operator> make_linear(const OperatorRequest& request, const Devi
 }  // namespace
 
 std::vector<Op> linear_ops() {
-  return {{"linear", 2, 4, 1, {OperandType::f32}, Op::Result::as_read, make_linear, -1, true}};
+  return {{{"linear", 2, 4, 1, {OperandType::f32}, ResultType::as_read, -1, true}, make_linear}};
 }
 
 }  // namespace adfast::cpu

@@ -191,17 +191,17 @@ std::unique_ptr<Operator> make_reflection_pad2d(const OperatorRequest& request,
 std::vector<Op> shape_ops() {
   using enum OperandType;
   return {
-      {"concat", 1, 1024, 1, {features}, Op::Result::features, make_concat},
-      {"slice", 1, 1, 1, {}, Op::Result::as_first, make_slice},
+      {{"concat", 1, 1024, 1, {features}, ResultType::features}, make_concat},
+      {{"slice", 1, 1, 1, {}, ResultType::as_first}, make_slice},
       // The bytes of a feature map are its tokens', but for their type.
-      {"tokens", 1, 1, 1, {any}, Op::Result::f32, make_reinterpretation},
-      {"feature_map", 1, 1, 1, {f32}, Op::Result::as_first, make_reinterpretation},
-      {"view", 1, 1, 1, {}, Op::Result::as_first, make_reinterpretation},
-      {"window_gather", 2, 2, 1, {f32, index}, Op::Result::f32, make_window_gather},
-      {"depth_to_space", 1, 1, 1, {}, Op::Result::as_first, make_depth_to_space},
-      {"resize_bilinear", 1, 1, 1, {f32}, Op::Result::f32, make_resize_bilinear},
-      {"resize_nearest", 1, 1, 1, {}, Op::Result::as_first, make_resize_nearest},
-      {"reflection_pad2d", 1, 1, 1, {}, Op::Result::as_first, make_reflection_pad2d},
+      {{"tokens", 1, 1, 1, {any}, ResultType::f32}, make_reinterpretation},
+      {{"feature_map", 1, 1, 1, {f32}, ResultType::as_first}, make_reinterpretation},
+      {{"view", 1, 1, 1, {}, ResultType::as_first}, make_reinterpretation},
+      {{"window_gather", 2, 2, 1, {f32, index}, ResultType::f32}, make_window_gather},
+      {{"depth_to_space", 1, 1, 1, {}, ResultType::as_first}, make_depth_to_space},
+      {{"resize_bilinear", 1, 1, 1, {f32}, ResultType::f32}, make_resize_bilinear},
+      {{"resize_nearest", 1, 1, 1, {}, ResultType::as_first}, make_resize_nearest},
+      {{"reflection_pad2d", 1, 1, 1, {}, ResultType::as_first}, make_reflection_pad2d},
   };
 }
 
