@@ -3,7 +3,9 @@
 #include <exception>
 #include <limits>
 #include <new>
+#include <sstream>
 #include <string>
+#include <vector>
 
 #include "adfast/adfast.h"
 #include "core/error.h"
@@ -17,15 +19,14 @@ struct adfast_engine {
   adfast_engine(const adfast::Plan& plan, const adfast::EngineOptions& options)
       : engine(plan, options),
         model(plan.fields.has("model") ? plan.fields.text("model") : ""),
-        precision(engine.precision()),
-        isa(engine.isa()) {
+        device(engine.info().device) {
     if (plan.calibration.has("threshold")) {
       threshold = static_cast<float>(plan.calibration.real("threshold"));
     }
   }
 
   adfast::Engine engine;
-  std::string model, precision, isa;
+  std::string model, device;
   float threshold = std::numeric_limits<float>::quiet_NaN();
 };
 
@@ -75,6 +76,15 @@ void require_struct(const Struct* pointer, const char* name) {
   }
 }
 
+std::vector<std::string> split(const std::string& folders) {
+  std::vector<std::string> parts;
+  std::istringstream stream(folders);
+  for (std::string part; std::getline(stream, part, ':');) {
+    if (!part.empty()) parts.push_back(part);
+  }
+  return parts;
+}
+
 adfast::FrameView view_of(const adfast_frame& frame) {
   adfast::FrameView view;
   view.data = frame.data;
@@ -120,6 +130,8 @@ adfast_status adfast_load(const char* path, const adfast_options* options, adfas
       chosen.threads = options->threads;
       if (options->precision != nullptr) chosen.precision = options->precision;
       if (options->tactics != nullptr) chosen.tactics = options->tactics;
+      if (options->device != nullptr) chosen.device = options->device;
+      if (options->folders != nullptr) chosen.folders = split(options->folders);
     }
     *engine = new adfast_engine(adfast::Plan::open(path), chosen);
   });
@@ -153,11 +165,12 @@ adfast_status adfast_get_info(const adfast_engine* engine, adfast_info* info) {
     require_struct(info, "adfast_info");
     info->map_width = static_cast<int32_t>(engine->engine.map_width());
     info->map_height = static_cast<int32_t>(engine->engine.map_height());
-    info->threads = engine->engine.threads();
+    info->threads = engine->engine.info().threads;
     info->threshold = engine->threshold;
-    info->precision = engine->precision.c_str();
-    info->isa = engine->isa.c_str();
+    info->precision = engine->engine.info().precision.c_str();
+    info->isa = engine->engine.info().isa.c_str();
     info->model = engine->model.c_str();
+    info->device = engine->device.c_str();
   });
 }
 

@@ -6,10 +6,13 @@
 
 namespace adfast {
 
-// Only constants are i32: indices. Only what int8 steps read is u8.
-enum class DType : int32_t { f32 = 0, bf16 = 1, i32 = 2, u8 = 3 };
+// Only constants are i32: indices. Only what int8 steps read is u8. Plans hold the first three.
+enum class DType : int32_t { f32 = 0, bf16 = 1, i32 = 2, u8 = 3, f16 = 4 };
 
-inline size_t size_of(DType type) { return type == DType::bf16 ? 2 : type == DType::u8 ? 1 : 4; }
+inline size_t size_of(DType type) {
+  if (type == DType::u8) return 1;
+  return type == DType::bf16 || type == DType::f16 ? 2 : 4;
+}
 
 // What u8 stands for: value = scale * (stored - zero). The zero is whole, so that the zeros of a
 // convolution's padding are exact.

@@ -135,58 +135,6 @@ void check_order(const Graph& graph, const ByteReader& in) {
   for (const auto& [role, id] : graph.outputs) use(id);
 }
 
-Graph read_graph(ByteReader in, std::span<const std::byte> weights) {
-  Graph graph;
-  graph.values.resize(in.count(8));
-  for (Value& value : graph.values) {
-    value.name = in.text();
-    const auto dtype = in.number<uint8_t>();
-    const auto kind = in.number<uint8_t>();
-    const auto rank = in.number<uint8_t>();
-    const auto zero = in.number<uint8_t>();
-    if (dtype > 1 || kind > 1 || dtype > kind || rank > max_rank || zero != 0) {
-      in.fail("value '" + value.name + "' has an unknown type, kind or rank");
-    }
-    value.shape = read_shape(in, rank, value.name);
-    value.constant = kind == 1;
-    if (dtype == 1) value.type = DType::i32;
-    if (!value.constant) continue;
-    const auto offset = in.number<uint64_t>();
-    const auto size = in.number<uint64_t>();
-    const auto expected = static_cast<uint64_t>(element_count(value.shape)) * 4;
-    if (size != expected || offset % 64 != 0 || offset > weights.size() ||
-        size > weights.size() - offset) {
-      in.fail("constant '" + value.name + "' " + to_string(value.shape) + " lies at " +
-              std::to_string(offset) + " with " + std::to_string(size) + " bytes, expected " +
-              std::to_string(expected) + " bytes within the section 'weights'");
-    }
-    value.data = weights.subspan(offset, size);
-  }
-  graph.nodes.resize(in.count(20));
-  for (Node& node : graph.nodes) {
-    node.op = in.text();
-    node.name = in.text();
-    node.inputs = read_ids(in, graph.values.size(), true);
-    node.outputs = read_ids(in, graph.values.size(), false);
-    node.attrs = read_table(in, node.op + " '" + node.name + "'");
-    if (node.input_levels() && node.op != "conv2d" && node.op != "linear") {
-      in.fail(node.attrs.owner + " has a quantised input; only conv2d and linear may");
-    }
-  }
-  graph.inputs = read_ids(in, graph.values.size(), false);
-  graph.outputs.resize(in.count(8));
-  for (auto& [role, id] : graph.outputs) {
-    role = in.text();
-    id = in.number<int32_t>();
-    if (id < 0 || id >= static_cast<int64_t>(graph.values.size())) {
-      in.fail("output '" + role + "' names value " + std::to_string(id));
-    }
-  }
-  in.expect_end();
-  check_order(graph, in);
-  return graph;
-}
-
 std::vector<GoldenFrame> read_golden(ByteReader in, Table* info) {
   *info = read_table(in, "golden frames");
   std::vector<GoldenFrame> frames(in.count(24));
@@ -320,6 +268,59 @@ std::span<const std::byte> Plan::section(std::string_view name) const {
   throw Error(ErrorKind::argument, "a plan has no section '" + std::string(name) + "'");
 }
 
+Graph read_graph(std::span<const std::byte> bytes, std::span<const std::byte> weights) {
+  ByteReader in(bytes, "graph");
+  Graph graph;
+  graph.values.resize(in.count(8));
+  for (Value& value : graph.values) {
+    value.name = in.text();
+    const auto dtype = in.number<uint8_t>();
+    const auto kind = in.number<uint8_t>();
+    const auto rank = in.number<uint8_t>();
+    const auto zero = in.number<uint8_t>();
+    if (dtype > 1 || kind > 1 || dtype > kind || rank > max_rank || zero != 0) {
+      in.fail("value '" + value.name + "' has an unknown type, kind or rank");
+    }
+    value.shape = read_shape(in, rank, value.name);
+    value.constant = kind == 1;
+    if (dtype == 1) value.type = DType::i32;
+    if (!value.constant) continue;
+    const auto offset = in.number<uint64_t>();
+    const auto size = in.number<uint64_t>();
+    const auto expected = static_cast<uint64_t>(element_count(value.shape)) * 4;
+    if (size != expected || offset % 64 != 0 || offset > weights.size() ||
+        size > weights.size() - offset) {
+      in.fail("constant '" + value.name + "' " + to_string(value.shape) + " lies at " +
+              std::to_string(offset) + " with " + std::to_string(size) + " bytes, expected " +
+              std::to_string(expected) + " bytes within the section 'weights'");
+    }
+    value.data = weights.subspan(offset, size);
+  }
+  graph.nodes.resize(in.count(20));
+  for (Node& node : graph.nodes) {
+    node.op = in.text();
+    node.name = in.text();
+    node.inputs = read_ids(in, graph.values.size(), true);
+    node.outputs = read_ids(in, graph.values.size(), false);
+    node.attrs = read_table(in, node.op + " '" + node.name + "'");
+    if (node.input_levels() && node.op != "conv2d" && node.op != "linear") {
+      in.fail(node.attrs.owner + " has a quantised input; only conv2d and linear may");
+    }
+  }
+  graph.inputs = read_ids(in, graph.values.size(), false);
+  graph.outputs.resize(in.count(8));
+  for (auto& [role, id] : graph.outputs) {
+    role = in.text();
+    id = in.number<int32_t>();
+    if (id < 0 || id >= static_cast<int64_t>(graph.values.size())) {
+      in.fail("output '" + role + "' names value " + std::to_string(id));
+    }
+  }
+  in.expect_end();
+  check_order(graph, in);
+  return graph;
+}
+
 Plan Plan::open(const std::string& path) {
   Plan plan;
   plan.mapping_ = map_file(path, &plan.file_size);
@@ -371,7 +372,7 @@ Plan Plan::open(const std::string& path) {
   };
   plan.fields = table_of("fields");
   plan.calibration = table_of("calibration");
-  plan.graph = read_graph(ByteReader(plan.section("graph"), "graph"), plan.section("weights"));
+  plan.graph = read_graph(plan.section("graph"), plan.section("weights"));
   plan.golden = read_golden(ByteReader(plan.section("golden"), "golden"), &plan.golden_info);
   return plan;
 }

@@ -73,6 +73,9 @@ struct Graph {
 
 std::string print(const Graph& graph);
 
+// Parses the plan's sections of these names; the constants stay where they are in `weights`.
+Graph read_graph(std::span<const std::byte> graph, std::span<const std::byte> weights);
+
 struct GoldenFrame {
   int64_t height = 0, width = 0, channels = 0;
   std::span<const std::byte> pixels;

@@ -9,7 +9,9 @@
 #include "core/error.h"
 #include "oneapi/dnnl/dnnl.hpp"
 #include "plan/plan.h"
+#include "runtime/device.h"
 #include "runtime/engine.h"
+#include "runtime/host_session.h"
 #include "runtime/raw_run.h"
 
 namespace py = pybind11;
@@ -112,21 +114,24 @@ py::list predict_batch(Engine& engine, const std::vector<py::array>& images,
 py::dict describe(const Engine& engine) {
   const FrameGeometry& g = engine.geometry();
   py::dict info;
-  info["device"] = "cpu";
-  info["isa"] = engine.isa();
-  info["precision"] = engine.precision();
-  info["threads"] = engine.threads();
-  info["lanes"] = engine.lanes();
+  const SessionInfo& session = engine.info();
+  info["device"] = session.device;
+  info["processor"] = session.processor;
+  info["isa"] = session.isa;
+  info["precision"] = session.precision;
+  info["threads"] = session.threads;
+  info["lanes"] = session.lanes;
+  info["device_note"] = engine.note();
   info["resize"] = py::make_tuple(g.resize_height, g.resize_width);
   info["crop"] = py::make_tuple(g.crop_height, g.crop_width);
   info["map_size"] = py::make_tuple(engine.map_height(), engine.map_width());
-  info["frame_memory"] = engine.arena_bytes();
+  info["frame_memory"] = session.frame_memory;
   return info;
 }
 
 py::list profile(Engine& engine, const py::array& image, const std::string& color) {
   const FrameView view = view_of(image, color);
-  std::vector<Engine::StepReport> reports;
+  std::vector<StepReport> reports;
   {
     py::gil_scoped_release release;
     reports = engine.profile(view);
@@ -152,7 +157,7 @@ py::list profile(Engine& engine, const py::array& image, const std::string& colo
 py::dict observe(Engine& engine, const py::array& image,
                  const std::map<std::string, std::pair<float, float>>& ranges, int bins) {
   const FrameView view = view_of(image, "rgb");
-  std::map<std::string, Engine::Observation> values;
+  std::map<std::string, Observation> values;
   for (const auto& [name, range] : ranges) {
     values[name] = {range.first, range.second, std::vector<int64_t>(bins)};
   }
@@ -238,7 +243,8 @@ using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>
 
 py::dict run_graph(const std::string& path, const std::map<std::string, FloatArray>& inputs,
                    const std::string& precision, const std::string& isa, int lanes,
-                   const std::string& tactic) {
+                   const std::string& tactic, const std::string& device,
+                   const std::vector<std::string>& folders) {
   RawInputs raw;
   for (const auto& [name, array] : inputs) {
     Shape shape(array.shape(), array.shape() + array.ndim());
@@ -246,6 +252,9 @@ py::dict run_graph(const std::string& path, const std::map<std::string, FloatArr
   }
   const auto outputs = [&] {
     py::gil_scoped_release release;
+    if (device != "cpu") {
+      return run_raw_on_device(path, raw, {0, precision, isa, "", device, folders});
+    }
     const Tactics tactics = tactic.empty() ? Tactics() : Tactics{{"*", tactic}};
     return run_raw(path, raw, {precision, false, isa, tactics}, lanes);
   }();
@@ -298,12 +307,15 @@ PYBIND11_MODULE(_core, m) {
           py::arg("name"));
   py::class_<Engine>(m, "Engine")
       .def(py::init([](const Plan& plan, int threads, const std::string& precision,
-                       const std::string& isa, const std::string& tactics) {
+                       const std::string& isa, const std::string& tactics,
+                       const std::string& device, const std::vector<std::string>& folders) {
              py::gil_scoped_release release;
-             return std::make_unique<Engine>(plan, EngineOptions{threads, precision, isa, tactics});
+             return std::make_unique<Engine>(
+                 plan, EngineOptions{threads, precision, isa, tactics, device, folders});
            }),
            py::arg("plan"), py::arg("threads") = 0, py::arg("precision") = "", py::arg("isa") = "",
-           py::arg("tactics") = "")
+           py::arg("tactics") = "", py::arg("device") = "cpu",
+           py::arg("folders") = std::vector<std::string>())
       .def("predict", &predict, py::arg("image"), py::arg("color"))
       .def("predict_batch", &predict_batch, py::arg("images"), py::arg("color"))
       .def("profile", &profile, py::arg("image"), py::arg("color"))
@@ -313,7 +325,8 @@ PYBIND11_MODULE(_core, m) {
       "read_plan", [](const std::string& path) { return plan_contents(Plan::open(path)); },
       py::arg("path"));
   m.def("run_graph", &run_graph, py::arg("path"), py::arg("inputs"), py::arg("precision") = "f32",
-        py::arg("isa") = "", py::arg("lanes") = 1, py::arg("tactic") = "");
+        py::arg("isa") = "", py::arg("lanes") = 1, py::arg("tactic") = "",
+        py::arg("device") = "cpu", py::arg("folders") = std::vector<std::string>());
   m.def("native_bf16", &native_bf16);
   m.def("usable_processors", &usable_processors);
   m.attr("plan_version") = plan_version;

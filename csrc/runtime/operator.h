@@ -70,6 +70,11 @@ class Backend {
   // Throws ErrorKind::plan, naming op, node, expected and got.
   virtual std::unique_ptr<Operator> make(const OperatorRequest& request) const = 0;
   virtual std::unique_ptr<Operator> make_conversion(const Tensor& from, const Tensor& to) const = 0;
+};
+
+// A backend whose operators run on the threads that call them.
+class HostBackend : public Backend {
+ public:
   // Rows row_begin..row_end - 1 of a bilinear resize of an f32 plane: the map at frame resolution.
   virtual void resize_rows(const float* src, int height, int width, float* dst, int dst_height,
                            int dst_width, ptrdiff_t dst_row_stride, int row_begin,
@@ -88,6 +93,6 @@ struct CpuOptions {
   Tactics tactics = {};    // empty: the backend's own estimates
 };
 // Throws ErrorKind::argument when the processor cannot do what is asked for.
-std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
+std::unique_ptr<HostBackend> make_cpu_backend(const CpuOptions& options);
 
 }  // namespace adfast

@@ -75,9 +75,8 @@ int32_t Program::stored(int32_t tensor, const Storage& storage, const Backend& b
   Tensor result = tensors_[tensor];
   result.dtype = storage.dtype;
   result.levels = storage.levels;
-  result.name += storage.dtype == DType::f32    ? ".f32"
-                 : storage.dtype == DType::bf16 ? ".bf16"
-                                                : ".u8";
+  static constexpr const char* names[] = {".f32", ".bf16", ".i32", ".u8", ".f16"};
+  result.name += names[static_cast<int>(storage.dtype)];
   const auto id = static_cast<int32_t>(tensors_.size());
   auto convert = backend.make_conversion(tensors_[tensor], result);
   steps_.push_back({"convert", result.name, std::move(convert), {tensor}, {id}});
@@ -127,18 +126,46 @@ double Program::traffic(const Step& step) const {
   return static_cast<double>(bytes);
 }
 
-Context::Context(const Program& program, const Backend& backend, int lanes,
-                 const FrameGeometry& geometry)
-    : backend_(backend),
-      schedule_(make_schedule(program.needs(), lanes)),
-      frame_(geometry),
-      done_(program.steps().size()) {
+DetectorOutputs detector_outputs(const Program& program) {
+  DetectorOutputs outputs{program.output("map"), program.output("score")};
+  if (outputs.map < 0 || outputs.score < 0) {
+    throw Error(ErrorKind::plan, "the graph lacks the output 'map' or 'score'");
+  }
+  const Shape& map = program.tensors()[outputs.map].shape;
+  const Shape& score = program.tensors()[outputs.score].shape;
+  if (map.size() != 4 || map[0] != 1 || map[1] != 1 || element_count(score) != 1) {
+    throw Error(ErrorKind::plan, "outputs map " + to_string(map) + " and score " +
+                                     to_string(score) + ", expected [1,1,H,W] and [1]");
+  }
+  outputs.height = map[2];
+  outputs.width = map[3];
+  return outputs;
+}
+
+FrameGeometry frame_geometry(const Graph& graph) {
+  for (const Node& node : graph.nodes) {
+    if (node.op != "frame") continue;
+    const auto resize = node.attrs.integers("resize", 2, 1, max_frame_side);
+    const auto crop = node.attrs.integers("crop", 2, 1, max_frame_side);
+    if (crop[0] > resize[0] || crop[1] > resize[1]) {
+      throw Error(ErrorKind::plan, "[frame '" + node.name + "'] crop " + to_string(crop) +
+                                       " is larger than resize " + to_string(resize));
+    }
+    return {resize[0], resize[1], crop[0], crop[1], node.attrs.integer("antialias") != 0};
+  }
+  throw Error(ErrorKind::plan, "the graph has no 'frame' op, so it cannot take an image");
+}
+
+ArenaLayout arena_layout(const Program& program, const Schedule& schedule, size_t granularity) {
   const auto& tensors = program.tensors();
   const auto& steps = program.steps();
+  const auto whole = [&](size_t bytes) {
+    return (bytes + granularity - 1) / granularity * granularity;
+  };
   // Items of the arena: every tensor that is not constant, then every step's scratch.
   std::vector<ArenaItem> items(tensors.size() + steps.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
-    if (!tensors[i].constant) items[i].bytes = tensors[i].bytes();
+    if (!tensors[i].constant) items[i].bytes = whole(tensors[i].bytes());
   }
   for (size_t s = 0; s < steps.size(); ++s) {
     const auto step = static_cast<int32_t>(s);
@@ -147,13 +174,24 @@ Context::Context(const Program& program, const Backend& backend, int lanes,
     }
     for (int32_t id : steps[s].outputs) items[id].writer = step;
     ArenaItem& scratch = items[tensors.size() + s];
-    scratch.bytes = steps[s].run->scratch_bytes();
+    scratch.bytes = whole(steps[s].run->scratch_bytes());
     scratch.writer = step;
   }
   for (const auto& [role, id] : program.outputs()) items[id].kept = true;
   for (int32_t id : program.inputs()) items[id].kept = true;
 
-  ArenaLayout layout = plan_arena(items, schedule_);
+  return plan_arena(items, schedule);
+}
+
+Context::Context(const Program& program, const HostBackend& backend, int lanes,
+                 const FrameGeometry& geometry)
+    : backend_(backend),
+      schedule_(make_schedule(program.needs(), lanes)),
+      frame_(geometry),
+      done_(program.steps().size()) {
+  const auto& tensors = program.tensors();
+  const auto& steps = program.steps();
+  ArenaLayout layout = arena_layout(program, schedule_);
   offsets_ = std::move(layout.offsets);
   arena_bytes_ = (layout.bytes + 4095) / 4096 * 4096;
   arena_.reset(std::aligned_alloc(4096, std::max<size_t>(arena_bytes_, 4096)));

@@ -46,6 +46,20 @@ class Program {
   std::vector<std::pair<int32_t, int32_t>> copies_;  // a tensor, and itself stored otherwise
 };
 
+// Where a detector's answers lie.
+struct DetectorOutputs {
+  int32_t map = -1, score = -1;  // tensors
+  int64_t height = 0, width = 0;
+};
+// Throws ErrorKind::plan when they are missing or of other shapes.
+DetectorOutputs detector_outputs(const Program& program);
+// Of the graph's 'frame' op; throws ErrorKind::plan when there is none.
+FrameGeometry frame_geometry(const Graph& graph);
+
+// Where in one piece of memory everything lies: first the tensors, then every step's scratch.
+// Offsets are multiples of `granularity`, a multiple of 64.
+ArenaLayout arena_layout(const Program& program, const Schedule& schedule, size_t granularity = 64);
+
 struct StepTime {
   double begin = 0, end = 0;  // seconds on the steady clock
   int lane = 0;
@@ -54,7 +68,8 @@ struct StepTime {
 // One arena and one set of bound steps for a number of lanes. Runs one frame at a time.
 class Context {
  public:
-  Context(const Program& program, const Backend& backend, int lanes, const FrameGeometry& geometry);
+  Context(const Program& program, const HostBackend& backend, int lanes,
+          const FrameGeometry& geometry);
 
   int lanes() const { return static_cast<int>(schedule_.lanes.size()); }
   size_t arena_bytes() const { return arena_bytes_; }
@@ -75,7 +90,7 @@ class Context {
     void operator()(void* p) const { std::free(p); }
   };
 
-  const Backend& backend_;
+  const HostBackend& backend_;
   Schedule schedule_;
   FrameInput frame_;
   std::unique_ptr<void, Free> arena_;

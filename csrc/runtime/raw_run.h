@@ -7,6 +7,7 @@
 
 #include "core/tensor.h"
 #include "runtime/operator.h"
+#include "runtime/program.h"
 
 namespace adfast {
 
@@ -19,6 +20,9 @@ struct RawOutput {
   std::vector<float> values;
 };
 using RawInputs = std::map<std::string, RawInput>;
+
+// Throws ErrorKind::argument when they are not the graph's.
+void check_inputs(const Program& program, const RawInputs& inputs);
 
 std::map<std::string, RawOutput> run_raw(const std::string& path, const RawInputs& inputs,
                                          const CpuOptions& options, int lanes);

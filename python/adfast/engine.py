@@ -11,6 +11,7 @@ import numpy as np
 
 from adfast._native import _core
 from adfast._version import __version__
+from adfast.devices import library_folders
 from adfast.errors import ArgumentError, FrameError, PlanError
 
 
@@ -179,7 +180,8 @@ class Engine:
         info = self.info
         return (
             f"adfast.Engine({self._path!r}, model={info['model']!r}, "
-            f"precision={info['precision']!r}, isa={info['isa']!r}, threads={info['threads']})"
+            f"device={info['device']!r}, precision={info['precision']!r}, isa={info['isa']!r}, "
+            f"threads={info['threads']})"
         )
 
     def _result(self, raw: dict[str, Any]) -> Result:
@@ -198,12 +200,14 @@ def load(
 
     Args:
         path: a plan file written by `adfast build`.
-        device: "auto" or "cpu".
+        device: "cpu"; "cuda" or "cuda:N", an NVIDIA card; or "auto", a card where one can be used
+            and else the CPU: `info` says which, and in "device_note" why it is not the card.
         threads: processor threads to use, 1 to 1024; 0 takes all that this process may use. A
             network with two branches runs them side by side, and shares further threads among
             them; one that is a chain works with all threads inside its steps.
-        precision: "f32", "bf16", or "int8" for plans that are quantised; None takes the plan's
-            own, or f32 where the processor computes bf16 no faster.
+        precision: "f32", "bf16", "f16" (on a card), or "int8" (on the CPU) for plans that are
+            quantised; None takes the plan's own, or f32 where the processor computes bf16 no
+            faster, and bf16 for a quantised plan on a card.
         tactics: a file that `adfast tune` wrote for this plan on this machine: which implementation
             each step uses. None: the engine's own estimates, which depend on the processor alone.
 
@@ -213,12 +217,15 @@ def load(
             the tactics file holds something else.
         AdfastError: the file cannot be opened.
     """
-    if device not in ("auto", "cpu"):
-        raise ArgumentError(f"device is {device!r}, expected 'auto' or 'cpu'")
     text = os.fspath(path)
     plan = _core.Plan(text)
     core = _core.Engine(
-        plan, threads, precision or "", tactics="" if tactics is None else os.fspath(tactics)
+        plan,
+        threads,
+        precision or "",
+        tactics="" if tactics is None else os.fspath(tactics),
+        device=device,
+        folders=[] if device == "cpu" else library_folders(),
     )
     return Engine(text, core, plan.contents())
 

@@ -34,7 +34,7 @@ const Op& find(const Node& node) {
   return found->second;
 }
 
-class CpuBackend final : public Backend {
+class CpuBackend final : public HostBackend {
  public:
   explicit CpuBackend(Device device) : device_(std::move(device)) {}
 
@@ -174,7 +174,7 @@ void share_unary(void (*run)(const kernels::UnaryArgs&), const kernels::UnaryArg
 
 }  // namespace cpu
 
-std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
+std::unique_ptr<HostBackend> make_cpu_backend(const CpuOptions& options) {
   static const std::string forced = [] {
     const char* value = std::getenv("ADFAST_ISA");
     const std::string isa = value == nullptr ? "" : value;

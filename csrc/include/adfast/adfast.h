@@ -47,8 +47,10 @@ typedef struct adfast_engine adfast_engine;
 typedef struct adfast_options {
   size_t struct_size;
   int32_t threads;       /* 0: every processor this process may use */
-  const char* precision; /* "f32", "bf16", "int8", or NULL for the plan's own */
+  const char* precision; /* "f32", "bf16", "f16" (devices), "int8" (CPU), or NULL: the plan's own */
   const char* tactics;   /* a file of `adfast tune`, or NULL for the engine's own estimates */
+  const char* device;  /* "cpu" or NULL, "cuda", "cuda:N", or "auto": a device where there is one */
+  const char* folders; /* where a device's libraries are looked for first, separated by ':' */
 } adfast_options;
 
 /* Borrowed for the duration of a call. */
@@ -77,6 +79,7 @@ typedef struct adfast_info {
   const char* precision; /* these live as long as the engine */
   const char* isa;
   const char* model;
+  const char* device; /* "cpu" or "cuda" */
 } adfast_info;
 
 /* Loads and checks a plan. `options` may be NULL. On success `*engine` is owned by the caller. */

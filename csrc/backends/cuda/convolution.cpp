@@ -1,0 +1,260 @@
+// Convolutions: 1x1 ones as products by cuBLASLt, grouped and lopsided ones by our kernel, the
+// others by cuDNN, channels-last, with bias, residual and ReLU fused. Pooling by our kernels.
+#include "backends/cuda/backend.h"
+
+namespace adfast::cuda {
+namespace {
+
+namespace kernels = adfast::kernels::cuda;
+
+cudnn::DataType cudnn_type(DType type) {
+  return type == DType::f32   ? cudnn::type_f32
+         : type == DType::f16 ? cudnn::type_f16
+                              : cudnn::type_bf16;
+}
+
+// [out][in][kh][kw] in another order: index(o, i, y, x) tells where an element goes.
+template <class Index>
+std::vector<float> reordered(const Tensor& weight, Index index) {
+  const std::vector<float> values = nodes::floats(weight);
+  std::vector<float> result(values.size());
+  const Shape& shape = weight.shape;
+  size_t from = 0;
+  for (int64_t o = 0; o < shape[0]; ++o) {
+    for (int64_t i = 0; i < shape[1]; ++i) {
+      for (int64_t y = 0; y < shape[2]; ++y) {
+        for (int64_t x = 0; x < shape[3]; ++x) result[index(o, i, y, x)] = values[from++];
+      }
+    }
+  }
+  return result;
+}
+
+class CudnnConvolution final : public Operator {
+ public:
+  CudnnConvolution(const OperatorRequest& request, Device& device, const nodes::Convolution& node)
+      : device_(device), flops_(node.flops), has_residual_(node.residual != nullptr) {
+    using nodes::Activation;
+    const DType type = device.features;
+    const Shape& shape = node.weight->shape;
+    const auto weight = reordered(*node.weight, [&](int64_t o, int64_t i, int64_t y, int64_t x) {
+      return ((o * shape[2] + y) * shape[3] + x) * shape[1] + i;
+    });
+    weight_ = uploaded_as(weight, type);
+    const std::vector<float> bias =
+        node.bias == nullptr ? std::vector<float>(node.y[1]) : nodes::floats(*node.bias);
+    bias_ = uploaded_as(bias, type);
+    exact_bias_ = uploaded(std::span<const float>(bias));
+
+    const Cudnn& dnn = device.cudnn;
+    tensor(&x_, node.x);
+    tensor(&y_, node.y);
+    tensor(&bias_desc_, {1, node.y[1], 1, 1});
+    require(dnn.CreateFilterDescriptor(&filter_), "describing a filter");
+    guards_.emplace_back([this] { device_.cudnn.DestroyFilterDescriptor(filter_); });
+    require(dnn.SetFilter4dDescriptor(filter_, cudnn_type(type), cudnn::nhwc, number(shape[0]),
+                                      number(shape[1]), number(shape[2]), number(shape[3])),
+            "describing a filter");
+    require(dnn.CreateConvolutionDescriptor(&convolution_), "describing a convolution");
+    guards_.emplace_back([this] { device_.cudnn.DestroyConvolutionDescriptor(convolution_); });
+    const nodes::Window& w = node.window;
+    require(dnn.SetConvolution2dDescriptor(convolution_, number(w.begin[0]), number(w.begin[1]),
+                                           number(w.strides[0]), number(w.strides[1]),
+                                           number(w.dilations[0]), number(w.dilations[1]),
+                                           cudnn::cross_correlation, cudnn::type_f32),
+            "describing a convolution");
+    // In f32, products of f32: the default would round operands to TF32's ten bits.
+    require(dnn.SetConvolutionMathType(
+                convolution_, type == DType::f32 ? cudnn::fma_math : cudnn::tensor_op_math),
+            "choosing the arithmetic");
+    const bool relu = node.activation == Activation::relu;
+    require(dnn.CreateActivationDescriptor(&activation_), "describing an activation");
+    guards_.emplace_back([this] { device_.cudnn.DestroyActivationDescriptor(activation_); });
+    require(dnn.SetActivationDescriptor(activation_,
+                                        relu ? cudnn::activation_relu : cudnn::activation_identity,
+                                        cudnn::propagate_nan, 0),
+            "describing an activation");
+    size_t bytes = 0;
+    const cudnn::Status status = dnn.GetConvolutionForwardWorkspaceSize(
+        device.cudnn_handle, x_, filter_, convolution_, y_, algorithm_, &bytes);
+    nodes::require(status == 0 && bytes <= device.workspace.bytes(), request.node,
+                   std::string("cuDNN cannot run it: ") + dnn.GetErrorString(status));
+
+    rest_.x_type = rest_.out_type = rest_.residual_type = kernel_type(type);
+    rest_.activation = kernel_activation(node.activation);
+    rest_.rows = node.y[2] * node.y[3];
+    rest_.width = node.y[1];
+    // What the library fuses leaves at most an activation of another kind to our kernel.
+    activates_ = relu || node.activation == Activation::none;
+  }
+
+  std::function<void()> bind(const Binding& binding) const override {
+    const void* x = binding.inputs[0];
+    const void* residual = has_residual_ ? binding.inputs[3] : nullptr;
+    void* y = binding.outputs[0];
+    auto rest = rest_;
+    rest.x = rest.out = y;
+    // Which combinations of types and sizes the fused call takes is known to the library alone:
+    // it is tried once, on whatever lies in the memory now.
+    if (fused(x, residual, y) == 0) {
+      if (activates_) return [this, x, residual, y] { require(fused(x, residual, y), what); };
+      return [this, x, residual, y, rest] {
+        require(fused(x, residual, y), what);
+        check(kernels::epilogue(rest, device_.stream), "epilogue");
+      };
+    }
+    rest.bias = exact_bias_.as<const float>();
+    rest.residual = residual;
+    return [this, x, y, rest] {
+      require(plain(x, y), what);
+      check(kernels::epilogue(rest, device_.stream), "epilogue");
+    };
+  }
+  double flops() const override { return flops_; }
+  size_t packed_bytes() const override { return weight_.bytes(); }
+  std::string kernel() const override { return activates_ ? "cudnn" : "cudnn+adfast:cuda"; }
+
+ private:
+  static constexpr const char* what = "a convolution";
+
+  static int number(int64_t value) { return static_cast<int>(value); }
+  void require(cudnn::Status status, const char* doing) const {
+    check_cudnn(device_.cudnn, status, doing);
+  }
+  void tensor(cudnn::TensorDescriptor* descriptor, const Shape& shape) {
+    require(device_.cudnn.CreateTensorDescriptor(descriptor), "describing a tensor");
+    guards_.emplace_back(
+        [this, descriptor] { device_.cudnn.DestroyTensorDescriptor(*descriptor); });
+    const int c = number(shape[1]), h = number(shape[2]), w = number(shape[3]);
+    require(device_.cudnn.SetTensor4dDescriptorEx(*descriptor, cudnn_type(device_.features), 1, c,
+                                                  h, w, c * h * w, 1, c * w, c),
+            "describing a tensor");
+  }
+  cudnn::Status fused(const void* x, const void* residual, void* y) const {
+    const float one = 1, add = residual == nullptr ? 0.0f : 1.0f;
+    return device_.cudnn.ConvolutionBiasActivationForward(
+        device_.cudnn_handle, &one, x_, x, filter_, weight_.data(), convolution_, algorithm_,
+        device_.workspace.data(), device_.workspace.bytes(), &add, y_,
+        residual == nullptr ? y : residual, bias_desc_, bias_.data(), activation_, y_, y);
+  }
+  cudnn::Status plain(const void* x, void* y) const {
+    const float one = 1, zero = 0;
+    return device_.cudnn.ConvolutionForward(
+        device_.cudnn_handle, &one, x_, x, filter_, weight_.data(), convolution_, algorithm_,
+        device_.workspace.data(), device_.workspace.bytes(), &zero, y_, y);
+  }
+
+  const Device& device_;
+  double flops_;
+  bool has_residual_, activates_ = false;
+  Buffer weight_, bias_, exact_bias_;
+  cudnn::TensorDescriptor x_ = nullptr, y_ = nullptr, bias_desc_ = nullptr;
+  cudnn::FilterDescriptor filter_ = nullptr;
+  cudnn::ConvolutionDescriptor convolution_ = nullptr;
+  cudnn::ActivationDescriptor activation_ = nullptr;
+  cudnn::Algorithm algorithm_ = cudnn::implicit_precomp_gemm;
+  kernels::EpilogueArgs rest_{};
+  std::vector<Deferred> guards_;
+};
+
+std::unique_ptr<Operator> make_group_conv(const Device& device, const nodes::Convolution& node) {
+  const Shape& shape = node.weight->shape;
+  const nodes::Window& w = node.window;
+  kernels::GroupConvArgs args{};
+  args.type = kernel_type(device.features);
+  args.height = static_cast<int32_t>(node.x[2]);
+  args.width = static_cast<int32_t>(node.x[3]);
+  args.channels = static_cast<int32_t>(node.x[1]);
+  args.out_height = static_cast<int32_t>(node.y[2]);
+  args.out_width = static_cast<int32_t>(node.y[3]);
+  args.out_channels = static_cast<int32_t>(node.y[1]);
+  args.groups = static_cast<int32_t>(node.groups);
+  args.kernel_height = static_cast<int32_t>(w.kernel[0]);
+  args.kernel_width = static_cast<int32_t>(w.kernel[1]);
+  args.stride_y = static_cast<int32_t>(w.strides[0]);
+  args.stride_x = static_cast<int32_t>(w.strides[1]);
+  args.top = static_cast<int32_t>(w.begin[0]);
+  args.left = static_cast<int32_t>(w.begin[1]);
+  args.dilation_y = static_cast<int32_t>(w.dilations[0]);
+  args.dilation_x = static_cast<int32_t>(w.dilations[1]);
+  args.activation = kernel_activation(node.activation);
+  const auto weight = reordered(*node.weight, [&](int64_t o, int64_t i, int64_t y, int64_t x) {
+    return ((y * shape[3] + x) * shape[1] + i) * shape[0] + o;
+  });
+  return kernel_operator(node.flops, 0,
+                         [args, weight = shared(uploaded(std::span<const float>(weight))),
+                          bias = shared_floats(node.bias), residual = node.residual != nullptr,
+                          &device](const Binding& binding) {
+                           kernels::GroupConvArgs bound = args;
+                           bound.x = binding.inputs[0];
+                           bound.weight = floats_of(weight);
+                           bound.bias = floats_of(bias);
+                           bound.residual = residual ? binding.inputs[3] : nullptr;
+                           bound.y = binding.outputs[0];
+                           return launch(kernels::group_conv, bound, device, "group_conv");
+                         });
+}
+
+std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, Device& device) {
+  const nodes::Convolution node = nodes::convolution(request);
+  const nodes::Window& w = node.window;
+  if (node.groups > 1 || w.begin != w.end) return make_group_conv(device, node);
+  constexpr std::array<int64_t, 2> one = {1, 1}, none = {0, 0};
+  if (w.kernel == one && w.dense() && w.begin == none) {
+    return make_product(request, device,
+                        {node.y[2] * node.y[3], node.x[1], node.y[1], node.weight, node.bias,
+                         node.residual, node.activation});
+  }
+  return std::make_unique<CudnnConvolution>(request, device, node);
+}
+
+std::unique_ptr<Operator> make_pool(const OperatorRequest& request, Device& device,
+                                    cudaError_t (*pool)(const kernels::PoolArgs&, cudaStream_t),
+                                    bool count_include_pad) {
+  const nodes::Pool node = nodes::pool(request);
+  const nodes::Window& w = node.window;
+  kernels::PoolArgs args{};
+  args.type = kernel_type(request.inputs[0]->dtype);
+  args.height = static_cast<int32_t>(node.x[2]);
+  args.width = static_cast<int32_t>(node.x[3]);
+  args.channels = static_cast<int32_t>(node.x[1]);
+  args.kernel_height = static_cast<int32_t>(w.kernel[0]);
+  args.kernel_width = static_cast<int32_t>(w.kernel[1]);
+  args.stride_y = static_cast<int32_t>(w.strides[0]);
+  args.stride_x = static_cast<int32_t>(w.strides[1]);
+  args.top = static_cast<int32_t>(w.begin[0]);
+  args.left = static_cast<int32_t>(w.begin[1]);
+  args.bottom = static_cast<int32_t>(w.end[0]);
+  args.right = static_cast<int32_t>(w.end[1]);
+  args.out_height = static_cast<int32_t>(node.y[2]);
+  args.out_width = static_cast<int32_t>(node.y[3]);
+  args.count_include_pad = count_include_pad;
+  return kernel_operator(static_cast<double>(element_count(node.y) * w.kernel[0] * w.kernel[1]), 0,
+                         [args, pool, &device](const Binding& binding) {
+                           kernels::PoolArgs bound = args;
+                           bound.x = binding.inputs[0];
+                           bound.out = binding.outputs[0];
+                           return launch(pool, bound, device, "pool");
+                         });
+}
+
+std::unique_ptr<Operator> make_max_pool2d(const OperatorRequest& request, Device& device) {
+  return make_pool(request, device, kernels::max_pool, false);
+}
+
+std::unique_ptr<Operator> make_avg_pool2d(const OperatorRequest& request, Device& device) {
+  return make_pool(request, device, kernels::avg_pool,
+                   request.node.attrs.integer("count_include_pad") != 0);
+}
+
+}  // namespace
+
+std::vector<Op> convolution_ops() {
+  return {
+      {{"conv2d", 2, 4, 1, {OperandType::features}, ResultType::features}, make_conv2d},
+      {{"max_pool2d", 1, 1, 1, {}, ResultType::as_first}, make_max_pool2d},
+      {{"avg_pool2d", 1, 1, 1, {}, ResultType::as_first}, make_avg_pool2d},
+  };
+}
+
+}  // namespace adfast::cuda

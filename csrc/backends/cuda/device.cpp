@@ -1,0 +1,110 @@
+#include "backends/cuda/device.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+namespace adfast::cuda {
+namespace {
+
+// What cuBLASLt's own documentation asks for on Hopper; every library takes less when it must.
+constexpr size_t workspace_bytes = size_t{32} << 20;
+
+uint16_t to_bf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if (std::isnan(value)) return static_cast<uint16_t>((bits >> 16) | 0x40);
+  return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+// To the nearest, ties to even; what is too large becomes infinite.
+uint16_t to_f16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
+  const uint32_t magnitude = bits & 0x7FFFFFFF;
+  if (magnitude > 0x7F800000) return sign | 0x7E00;
+  if (magnitude >= 0x477FF000) return sign | 0x7C00;
+  if (magnitude < 0x38800000) {
+    // Subnormal: whole multiples of 2^-24.
+    const float scaled = std::bit_cast<float>(magnitude) * 16777216.0f;
+    return sign | static_cast<uint16_t>(std::nearbyint(scaled));
+  }
+  const uint32_t rounded = magnitude + 0xFFF + ((magnitude >> 13) & 1);
+  return sign | static_cast<uint16_t>((rounded - 0x38000000) >> 13);
+}
+
+}  // namespace
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();
+  if (status == cudaErrorMemoryAllocation) {
+    throw Error(ErrorKind::run, std::string("[cuda] out of device memory while ") + what +
+                                    "; close what else uses the card, or load fewer plans on it");
+  }
+  throw Error(ErrorKind::run,
+              std::string("[cuda] ") + what + " failed: " + cudaGetErrorString(status));
+}
+
+void check_cudnn(const Cudnn& cudnn, cudnn::Status status, const char* what) {
+  if (status == 0) return;
+  throw Error(ErrorKind::run,
+              std::string("[cuda] cuDNN: ") + what + " failed: " + cudnn.GetErrorString(status));
+}
+
+void check_cublas(cublas::Status status, const char* what) {
+  if (status == 0) return;
+  throw Error(ErrorKind::run, std::string("[cuda] cuBLASLt: ") + what + " failed with status " +
+                                  std::to_string(status));
+}
+
+Buffer::Buffer(size_t bytes) : bytes_(bytes) {
+  void* pointer = nullptr;
+  check(cudaMalloc(&pointer, std::max<size_t>(bytes, 256)), "reserving memory");
+  data_.reset(pointer);
+}
+
+Pinned::Pinned(size_t bytes) : bytes_(bytes) {
+  void* pointer = nullptr;
+  check(cudaMallocHost(&pointer, std::max<size_t>(bytes, 256)), "reserving pinned host memory");
+  data_.reset(pointer);
+}
+
+Buffer uploaded_as(std::span<const float> values, DType type) {
+  if (type == DType::f32) return uploaded(values);
+  std::vector<uint16_t> rounded(values.size());
+  std::transform(values.begin(), values.end(), rounded.begin(),
+                 type == DType::f16 ? to_f16 : to_bf16);
+  return uploaded(std::span<const uint16_t>(rounded));
+}
+
+Device::Device(int number, DType features, const std::string& folders)
+    : number(number),
+      features(features),
+      // cuDNN finds cuBLASLt among the libraries that are open already.
+      cublas(open_cublaslt(folders)),
+      cudnn(open_cudnn(folders)),
+      frame(std::make_unique<DeviceFrame>()) {
+  check(cudaSetDevice(number), "choosing the device");
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, number), "reading the device's properties");
+  name = properties.name;
+  if (properties.major < 8) {
+    throw Error(ErrorKind::argument,
+                "[cuda] " + name + " has compute capability " + std::to_string(properties.major) +
+                    "." + std::to_string(properties.minor) +
+                    ", expected 8.0 (Ampere) or newer; load with device='cpu'");
+  }
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
+  close_stream_ = Deferred([stream = stream] { cudaStreamDestroy(stream); });
+  check_cublas(cublas.Create(&cublas_handle), "making a handle");
+  close_cublas_ = Deferred([this] { cublas.Destroy(cublas_handle); });
+  check_cudnn(cudnn, cudnn.Create(&cudnn_handle), "making a handle");
+  close_cudnn_ = Deferred([this] { cudnn.Destroy(cudnn_handle); });
+  check_cudnn(cudnn, cudnn.SetStream(cudnn_handle, stream), "setting the stream");
+  workspace = Buffer(workspace_bytes);
+}
+
+void Device::enter() const { check(cudaSetDevice(number), "choosing the device"); }
+
+}  // namespace adfast::cuda

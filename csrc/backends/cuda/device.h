@@ -1,0 +1,127 @@
+// What the operators of one session share: the device, its stream, its libraries, its memory.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backends/cuda/vendor.h"
+#include "core/error.h"
+#include "core/tensor.h"
+#include "kernels/cuda/kernels.h"
+
+namespace adfast::cuda {
+
+// Throws ErrorKind::run naming what was done, except where memory ran out: the message says so.
+void check(cudaError_t status, const char* what);
+void check_cudnn(const Cudnn& cudnn, cudnn::Status status, const char* what);
+void check_cublas(cublas::Status status, const char* what);
+
+// Memory of the device.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t bytes);
+  void* data() const { return data_.get(); }
+  size_t bytes() const { return bytes_; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { cudaFree(p); }
+  };
+  std::unique_ptr<void, Free> data_;
+  size_t bytes_ = 0;
+};
+
+// Memory of the host that the device reads and writes directly.
+class Pinned {
+ public:
+  Pinned() = default;
+  explicit Pinned(size_t bytes);
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { cudaFreeHost(p); }
+  };
+  std::unique_ptr<void, Free> data_;
+  size_t bytes_ = 0;
+};
+
+template <class T>
+Buffer uploaded(std::span<const T> values) {
+  Buffer buffer(values.size_bytes());
+  check(cudaMemcpy(buffer.data(), values.data(), values.size_bytes(), cudaMemcpyHostToDevice),
+        "copying constants to the device");
+  return buffer;
+}
+// Rounded to `type`, which is f32, f16 or bf16.
+Buffer uploaded_as(std::span<const float> values, DType type);
+
+// A frame on the device, ready to be resampled; the 'frame' step reads it when it runs.
+struct DeviceFrame {
+  kernels::cuda::FrameArgs args{};
+};
+
+// Runs a function at its end.
+class Deferred {
+ public:
+  Deferred() = default;
+  explicit Deferred(std::function<void()> function) : function_(std::move(function)) {}
+  ~Deferred() {
+    if (function_) function_();
+  }
+  Deferred(Deferred&& other) noexcept : function_(std::exchange(other.function_, nullptr)) {}
+  Deferred& operator=(Deferred&& other) noexcept {
+    std::swap(function_, other.function_);
+    return *this;
+  }
+
+ private:
+  std::function<void()> function_;
+};
+
+class Device {
+ public:
+  // Throws ErrorKind::argument when a library is missing, ErrorKind::run when the device refuses.
+  Device(int number, DType features, const std::string& folders);
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  // Makes the device the calling thread's.
+  void enter() const;
+
+  int number;
+  DType features;
+  std::string name;
+  const CublasLt& cublas;
+  const Cudnn& cudnn;
+  cudaStream_t stream = nullptr;
+  cudnn::Handle cudnn_handle = nullptr;
+  cublas::Handle cublas_handle = nullptr;
+  // For libraries' products and convolutions, which follow each other on the one stream.
+  Buffer workspace;
+  std::unique_ptr<DeviceFrame> frame;
+
+ private:
+  Deferred close_stream_, close_cublas_, close_cudnn_;
+};
+
+inline kernels::cuda::Type kernel_type(DType type) {
+  return static_cast<kernels::cuda::Type>(type);
+}
+
+}  // namespace adfast::cuda

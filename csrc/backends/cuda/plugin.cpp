@@ -1,0 +1,181 @@
+// What libadfast_cuda.so exports: the table of runtime/device_abi.h. Exceptions stop here.
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <new>
+
+#include "backends/cuda/session.h"
+#include "core/error.h"
+#include "runtime/device_abi.h"
+#include "runtime/layout.h"
+
+namespace adfast::cuda {
+namespace {
+
+void fill(adfast_device_error* error, ErrorKind kind, const char* message) {
+  error->kind = static_cast<int32_t>(kind);
+  std::snprintf(error->message, sizeof(error->message), "%s", message);
+}
+
+template <class Function>
+int32_t guarded(adfast_device_error* error, Function function) noexcept {
+  try {
+    function();
+    return 0;
+  } catch (const Error& failure) {
+    fill(error, failure.kind(), failure.what());
+  } catch (const std::bad_alloc&) {
+    fill(error, ErrorKind::run, "out of memory");
+  } catch (const std::exception& failure) {
+    fill(error, ErrorKind::run, failure.what());
+  }
+  return 1;
+}
+
+std::span<const std::byte> bytes_of(const void* data, size_t size) {
+  return {static_cast<const std::byte*>(data), size};
+}
+
+Graph graph_of(const adfast_device_plan& plan) {
+  return read_graph(bytes_of(plan.graph, plan.graph_bytes),
+                    bytes_of(plan.weights, plan.weights_bytes));
+}
+
+DType features_of(const std::string& precision) {
+  if (precision == "f32") return DType::f32;
+  if (precision == "f16") return DType::f16;
+  if (precision == "bf16") return DType::bf16;
+  throw Error(ErrorKind::argument,
+              "precision is '" + precision + "', expected 'f32', 'f16' or 'bf16' on a CUDA device");
+}
+
+FrameView view_of(const adfast_device_frame& frame) {
+  FrameView view;
+  view.data = frame.data;
+  view.height = frame.height;
+  view.width = frame.width;
+  view.row_stride = frame.row_stride;
+  view.pixel_stride = frame.pixel_stride;
+  view.channel_stride = frame.channel_stride;
+  view.color = static_cast<Color>(frame.color);
+  return view;
+}
+
+int32_t count(adfast_device_error* error) {
+  int found = 0;
+  const cudaError_t status = cudaGetDeviceCount(&found);
+  if (status == cudaSuccess) return found;
+  cudaGetLastError();
+  if (status == cudaErrorNoDevice) return 0;
+  const char* remedy =
+      status == cudaErrorInsufficientDriver
+          ? "; install a driver of NVIDIA's for CUDA 13 (580 or newer), or load with device='cpu'"
+          : "; load with device='cpu'";
+  fill(error, ErrorKind::argument,
+       (std::string("[cuda] no device can be used: ") + cudaGetErrorString(status) + remedy)
+           .c_str());
+  return -1;
+}
+
+int32_t create(const adfast_device_plan* plan, const adfast_device_options* options, void** session,
+               adfast_device_error* error) {
+  return guarded(error, [&] {
+    *session = new CudaSession(graph_of(*plan), options->device, features_of(options->precision),
+                               options->folders);
+  });
+}
+
+void destroy(void* session) { delete static_cast<CudaSession*>(session); }
+
+int32_t describe(void* session, adfast_device_info* info) {
+  const SessionInfo found = static_cast<CudaSession*>(session)->info();
+  std::snprintf(info->processor, sizeof(info->processor), "%s", found.processor.c_str());
+  std::snprintf(info->precision, sizeof(info->precision), "%s", found.precision.c_str());
+  info->frame_memory = found.frame_memory;
+  info->map_height = found.map_height;
+  info->map_width = found.map_width;
+  return 0;
+}
+
+int32_t predict(void* session, adfast_device_job* request, adfast_device_error* error) {
+  return guarded(error, [&] {
+    Job job;
+    job.frame = view_of(request->frame);
+    job.map = request->map;
+    job.network_map = request->network_map;
+    static_cast<CudaSession*>(session)->predict(job);
+    request->score = job.score;
+    request->frame_ms = job.timings.frame;
+    request->network_ms = job.timings.network;
+    request->map_ms = job.timings.map;
+  });
+}
+
+int32_t profile(void* session, const adfast_device_frame* frame,
+                void (*step)(void*, const adfast_device_step*), void* context,
+                adfast_device_error* error) {
+  return guarded(error, [&] {
+    for (const StepReport& report : static_cast<CudaSession*>(session)->profile(view_of(*frame))) {
+      const adfast_device_step seen{report.op.c_str(), report.name.c_str(), report.kernel.c_str(),
+                                    report.index,      report.milliseconds, report.begin,
+                                    report.gflop,      report.bytes};
+      step(context, &seen);
+    }
+  });
+}
+
+// The graph has inputs of its own instead of a frame.
+int32_t run_graph(const adfast_device_plan* plan, const adfast_device_options* options,
+                  const adfast_device_tensor* inputs, int32_t count,
+                  void (*output)(void*, const adfast_device_tensor*), void* context,
+                  adfast_device_error* error) {
+  return guarded(error, [&] {
+    Device device(options->device, features_of(options->precision), options->folders);
+    const auto backend = make_cuda_backend(device);
+    const Program program(graph_of(*plan), *backend);
+    const Execution execution(program, device);
+    for (int32_t id : program.inputs()) {
+      const Tensor& tensor = program.tensors()[id];
+      const adfast_device_tensor* given = nullptr;
+      for (int32_t i = 0; i < count; ++i) {
+        if (tensor.name == inputs[i].name) given = &inputs[i];
+      }
+      const bool fits =
+          given != nullptr && Shape(given->shape, given->shape + given->rank) == tensor.shape;
+      if (!fits) {
+        throw Error(ErrorKind::argument,
+                    "input '" + tensor.name + "' is missing or not " + to_string(tensor.shape));
+      }
+      std::vector<float> stored(static_cast<size_t>(element_count(tensor.shape)));
+      for_each_element(tensor.shape,
+                       [&](int64_t plain, int64_t place) { stored[place] = given->values[plain]; });
+      check(cudaMemcpy(execution.data(id), stored.data(), stored.size() * sizeof(float),
+                       cudaMemcpyHostToDevice),
+            "copying an input to the device");
+    }
+    execution.run_each([](int32_t) {});
+    for (const auto& [role, id] : program.outputs()) {
+      const Tensor& tensor = program.tensors()[id];
+      std::vector<float> stored(static_cast<size_t>(element_count(tensor.shape)));
+      std::vector<float> plain(stored.size());
+      check(cudaMemcpy(stored.data(), execution.data(id), stored.size() * sizeof(float),
+                       cudaMemcpyDeviceToHost),
+            "copying an output from the device");
+      for_each_element(tensor.shape,
+                       [&](int64_t index, int64_t place) { plain[index] = stored[place]; });
+      const adfast_device_tensor made{role.c_str(), tensor.shape.data(),
+                                      static_cast<int32_t>(tensor.shape.size()), plain.data()};
+      output(context, &made);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace adfast::cuda
+
+extern "C" __attribute__((visibility("default"))) const adfast_device_table* adfast_device(void) {
+  using namespace adfast::cuda;
+  static const adfast_device_table table = {ADFAST_DEVICE_ABI, "cuda",  count,   create,   destroy,
+                                            describe,          predict, profile, run_graph};
+  return &table;
+}

@@ -1,0 +1,238 @@
+#include "backends/cuda/session.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace adfast::cuda {
+namespace {
+
+// Pixels in rows without gaps; channels as they come.
+void pack(const FrameView& frame, int64_t channels, uint8_t* out) {
+  const bool tight = frame.pixel_stride == channels && (channels == 1 || frame.channel_stride == 1);
+  const int64_t row = frame.width * channels;
+  for (int64_t y = 0; y < frame.height; ++y) {
+    const uint8_t* in = frame.data + y * frame.row_stride;
+    uint8_t* to = out + y * row;
+    if (tight) {
+      std::memcpy(to, in, static_cast<size_t>(row));
+      continue;
+    }
+    for (int64_t x = 0; x < frame.width; ++x) {
+      for (int64_t c = 0; c < channels; ++c) {
+        *to++ = in[x * frame.pixel_stride + c * frame.channel_stride];
+      }
+    }
+  }
+}
+
+double milliseconds(cudaEvent_t from, cudaEvent_t to) {
+  float elapsed = 0;
+  check(cudaEventElapsedTime(&elapsed, from, to), "reading a clock");
+  return elapsed;
+}
+
+bool finite(DType type, const std::vector<std::byte>& bytes) {
+  // Infinities and NaN have every bit of the exponent set.
+  const auto all = [&]<class Word>(Word exponent) {
+    for (size_t i = 0; i + sizeof(Word) <= bytes.size(); i += sizeof(Word)) {
+      Word word;
+      std::memcpy(&word, bytes.data() + i, sizeof(word));
+      if ((word & exponent) == exponent) return false;
+    }
+    return true;
+  };
+  if (type == DType::f32) return all(uint32_t{0x7F800000});
+  return all(type == DType::f16 ? uint16_t{0x7C00} : uint16_t{0x7F80});
+}
+
+}  // namespace
+
+CudaSession::Event::Event() { check(cudaEventCreate(&event), "making a clock"); }
+CudaSession::Event::~Event() { cudaEventDestroy(event); }
+
+CudaSession::CudaSession(const Graph& graph, int device, DType features, const std::string& folders)
+    : geometry_(frame_geometry(graph)),
+      device_(device, features, folders),
+      backend_(make_cuda_backend(device_)),
+      program_(graph, *backend_),
+      detector_(detector_outputs(program_)),
+      execution_(program_, device_),
+      input_(geometry_),
+      answer_host_(sizeof(float) * static_cast<size_t>(1 + detector_.height * detector_.width)) {
+  // Every step once by itself: what does not run here says so by name, and before a line waits.
+  const std::vector<uint8_t> grey(
+      static_cast<size_t>(geometry_.resize_height * geometry_.resize_width), 128);
+  FrameView frame;
+  frame.data = grey.data();
+  frame.height = geometry_.resize_height;
+  frame.width = geometry_.resize_width;
+  frame.row_stride = frame.width;
+  frame.pixel_stride = 1;
+  frame.color = Color::grey;
+  upload(frame);
+  execution_.run_each([](int32_t) {});
+}
+
+SessionInfo CudaSession::info() const {
+  SessionInfo info;
+  info.device = "cuda";
+  info.processor = device_.name;
+  info.precision = backend_->precision();
+  info.frame_memory = execution_.arena_bytes();
+  info.map_height = detector_.height;
+  info.map_width = detector_.width;
+  return info;
+}
+
+void CudaSession::upload(const FrameView& frame) {
+  const int64_t channels = frame.color == Color::grey ? 1 : 3;
+  const auto bytes = static_cast<size_t>(frame.height * frame.width * channels);
+  if (frame_.bytes() < bytes) {
+    frame_ = Buffer(bytes);
+    frame_host_ = Pinned(bytes);
+  }
+  auto& args = device_.frame->args;
+  if (frame.height != height_ || frame.width != width_) {
+    height_ = width_ = -1;
+    input_.set(frame, 0);
+    const ResampleWeights* axes[] = {&input_.rows(), &input_.columns()};
+    kernels::cuda::ResampleAxis* places[] = {&args.y, &args.x};
+    for (int i = 0; i < 2; ++i) {
+      axis_first_[i] = uploaded(std::span<const int32_t>(axes[i]->first));
+      axis_weight_[i] = uploaded(std::span<const float>(axes[i]->weight));
+      *places[i] = {static_cast<int32_t>(axes[i]->first.size()), axes[i]->taps,
+                    axis_first_[i].as<const int32_t>(), axis_weight_[i].as<const float>()};
+    }
+    height_ = frame.height;
+    width_ = frame.width;
+  }
+  pack(frame, channels, frame_host_.as<uint8_t>());
+  check(cudaMemcpyAsync(frame_.data(), frame_host_.as<uint8_t>(), bytes, cudaMemcpyHostToDevice,
+                        device_.stream),
+        "copying the frame to the device");
+  args.src = frame_.as<const uint8_t>();
+  args.src_height = static_cast<int32_t>(frame.height);
+  args.src_width = static_cast<int32_t>(frame.width);
+  args.src_channels = static_cast<int32_t>(channels);
+  for (int c = 0; c < 3; ++c) {
+    args.channel[c] = channels == 1 ? 0 : frame.color == Color::bgr ? 2 - c : c;
+  }
+}
+
+// The map at the frame's resolution, on the device; what the network does not see is 0.
+void CudaSession::write_map(const FrameView& frame) {
+  const auto bytes = static_cast<size_t>(frame.height * frame.width) * sizeof(float);
+  if (map_.bytes() < bytes) {
+    map_ = Buffer(bytes);
+    map_host_ = Pinned(bytes);
+  }
+  const Rectangle part = inspected_part(geometry_, frame.height, frame.width);
+  const int64_t seen = (part.bottom - part.top) * (part.right - part.left);
+  if (seen != frame.height * frame.width) {
+    check(cudaMemsetAsync(map_.data(), 0, bytes, device_.stream), "clearing the map");
+  }
+  kernels::cuda::ResizeBilinearArgs args{};
+  args.src = static_cast<const float*>(execution_.data(detector_.map));
+  args.height = static_cast<int32_t>(detector_.height);
+  args.width = static_cast<int32_t>(detector_.width);
+  args.channels = 1;
+  args.dst = map_.as<float>() + part.top * frame.width + part.left;
+  args.dst_height = static_cast<int32_t>(part.bottom - part.top);
+  args.dst_width = static_cast<int32_t>(part.right - part.left);
+  args.dst_row_stride = frame.width;
+  check(kernels::cuda::resize_bilinear(args, device_.stream), "resizing the map");
+  check(cudaMemcpyAsync(map_host_.as<float>(), map_.data(), bytes, cudaMemcpyDeviceToHost,
+                        device_.stream),
+        "copying the map from the device");
+}
+
+void CudaSession::predict(Job& job) {
+  device_.enter();
+  check(cudaEventRecord(begin_.event, device_.stream), "starting a clock");
+  upload(job.frame);
+  execution_.start();
+  check(cudaEventRecord(framed_.event, device_.stream), "starting a clock");
+  execution_.run();
+  check(cudaEventRecord(computed_.event, device_.stream), "starting a clock");
+  auto* answer = answer_host_.as<float>();
+  const auto copy = [&](float* to, int32_t tensor, size_t count) {
+    check(cudaMemcpyAsync(to, execution_.data(tensor), count * sizeof(float),
+                          cudaMemcpyDeviceToHost, device_.stream),
+          "copying the answer from the device");
+  };
+  const auto pixels = static_cast<size_t>(detector_.height * detector_.width);
+  copy(answer, detector_.score, 1);
+  if (job.network_map != nullptr) copy(answer + 1, detector_.map, pixels);
+  if (job.map != nullptr) write_map(job.frame);
+  check(cudaEventRecord(end_.event, device_.stream), "starting a clock");
+  check(cudaStreamSynchronize(device_.stream), "running the plan");
+
+  job.score = answer[0];
+  if (!std::isfinite(job.score)) {
+    throw Error(ErrorKind::run, "[predict] the score is not a finite number: " + first_bad_step() +
+                                    " is the first step whose result is not, in " +
+                                    backend_->precision() +
+                                    "; load the plan with precision='bf16' or 'f32'");
+  }
+  if (job.network_map != nullptr) {
+    std::memcpy(job.network_map, answer + 1, pixels * sizeof(float));
+  }
+  if (job.map != nullptr) {
+    std::memcpy(job.map, map_host_.as<float>(),
+                static_cast<size_t>(job.frame.height * job.frame.width) * sizeof(float));
+  }
+  job.timings.frame = milliseconds(begin_.event, framed_.event);
+  job.timings.network = milliseconds(framed_.event, computed_.event);
+  job.timings.map = milliseconds(computed_.event, end_.event);
+}
+
+// Computes the frame that lies on the device again, step by step.
+std::string CudaSession::first_bad_step() {
+  std::string name = "none of them";
+  bool found = false;
+  execution_.run_each([&](int32_t step) {
+    if (found) return;
+    for (int32_t id : program_.steps()[step].outputs) {
+      const Tensor& tensor = program_.tensors()[id];
+      std::vector<std::byte> bytes(tensor.bytes());
+      check(cudaMemcpy(bytes.data(), execution_.data(id), bytes.size(), cudaMemcpyDeviceToHost),
+            "copying a result from the device");
+      if (finite(tensor.dtype, bytes)) continue;
+      found = true;
+      name = "[" + program_.steps()[step].op + " '" + program_.steps()[step].name + "']";
+    }
+  });
+  return name;
+}
+
+std::vector<StepReport> CudaSession::profile(const FrameView& frame) {
+  device_.enter();
+  upload(frame);
+  // One clock between any two steps; the graph would hide them.
+  const auto& order = execution_.order();
+  std::vector<std::unique_ptr<Event>> clocks;
+  for (size_t i = 0; i <= order.size(); ++i) clocks.push_back(std::make_unique<Event>());
+  check(cudaEventRecord(clocks[0]->event, device_.stream), "starting a clock");
+  for (size_t i = 0; i < order.size(); ++i) {
+    execution_.run_step(order[i]);
+    check(cudaEventRecord(clocks[i + 1]->event, device_.stream), "starting a clock");
+  }
+  check(cudaStreamSynchronize(device_.stream), "running the plan");
+  std::vector<StepReport> reports;
+  for (size_t i = 0; i < order.size(); ++i) {
+    const Program::Step& step = program_.steps()[order[i]];
+    StepReport report{step.op, step.name, step.run->kernel(), order[i]};
+    report.milliseconds = milliseconds(clocks[i]->event, clocks[i + 1]->event);
+    report.begin = milliseconds(clocks[0]->event, clocks[i]->event);
+    report.gflop = step.run->flops() * 1e-9;
+    report.bytes = program_.traffic(step);
+    reports.push_back(report);
+  }
+  return reports;
+}
+
+}  // namespace adfast::cuda
