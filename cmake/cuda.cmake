@@ -1,0 +1,42 @@
+# The CUDA backend as a plugin that the engine opens at run time.
+#
+# ADFAST_CUDA: auto builds it where a CUDA compiler is found, on insists, off leaves it out. Nothing
+# of NVIDIA's but the compiler and its static runtime is needed here: cuDNN and cuBLASLt are opened
+# when a plan is loaded.
+
+set(ADFAST_CUDA "auto" CACHE STRING "auto, on or off: build libadfast_cuda.so")
+# Machine code for Ampere to Blackwell; later cards compile the last one's PTX when they first see it.
+set(ADFAST_CUDA_ARCHITECTURES "80-real;86-real;89-real;90-real;100-real;120" CACHE STRING
+    "what the CUDA kernels are compiled for")
+
+set(ADFAST_CUDA_SOURCES attention backend convolution device elementwise execution linear plugin
+    score session shape vendor)
+list(TRANSFORM ADFAST_CUDA_SOURCES
+     REPLACE "(.+)" "${PROJECT_SOURCE_DIR}/csrc/backends/cuda/\\1.cpp")
+
+# The plugin over `kernels` and the CUDA runtime that those bring, in the file libadfast_cuda.so.
+function(adfast_add_cuda_plugin target kernels)
+  add_library(${target} MODULE ${ADFAST_CUDA_SOURCES})
+  set_target_properties(${target} PROPERTIES OUTPUT_NAME adfast_cuda)
+  target_link_libraries(${target} PRIVATE ${kernels} adfast_runtime ${CMAKE_DL_LIBS})
+  target_link_options(${target} PRIVATE -Wl,--exclude-libs,ALL)
+endfunction()
+
+if(NOT ADFAST_CUDA STREQUAL "off")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    set(CMAKE_CUDA_ARCHITECTURES ${ADFAST_CUDA_ARCHITECTURES})
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    add_subdirectory(kernels/cuda)
+    adfast_add_cuda_plugin(adfast_cuda adfast_kernels_cuda)
+    target_link_libraries(adfast_cuda PRIVATE CUDA::cudart_static)
+    target_link_options(adfast_cuda PRIVATE -Wl,--no-undefined)
+  elseif(ADFAST_CUDA STREQUAL "on")
+    message(FATAL_ERROR "ADFAST_CUDA=on: no CUDA compiler found; put nvcc on the PATH, or set CUDACXX")
+  else()
+    message(STATUS "no CUDA compiler found: built without the CUDA backend")
+  endif()
+endif()
