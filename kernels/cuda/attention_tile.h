@@ -34,7 +34,7 @@ __device__ __forceinline__ void stage(Row&& row, int first, int count, int begin
                                       bool vector, float scale, float* to) {
   if (vector) {
     constexpr int kPacks = kWidth / 4;
-#pragma unroll 4
+#pragma unroll 2
     for (int i = threadIdx.x; i < kRows * kPacks; i += kTileThreads) {
       const int r = i / kPacks, c = i % kPacks * 4;
       float v[4] = {0, 0, 0, 0};
@@ -96,7 +96,7 @@ __device__ __forceinline__ void attend(const Problem& problem, int first_query, 
       }
       __syncthreads();
       const int depth = min(kDepth, (problem.dim - begin + 3) / 4 * 4);
-#pragma unroll 4
+#pragma unroll 1
       for (int d = 0; d < depth; d += 4) {
         float a[4][4], b[4][4];
 #pragma unroll
@@ -145,7 +145,7 @@ __device__ __forceinline__ void attend(const Problem& problem, int first_query, 
     }
     __syncwarp();
     const int keys = min(kTileKeys, (problem.keys - first + 3) / 4 * 4);
-#pragma unroll 2
+#pragma unroll 1
     for (int j = 0; j < keys; j += 4) {
       float w[4][4];
 #pragma unroll
