@@ -5,8 +5,9 @@
 # when a plan is loaded.
 
 set(ADFAST_CUDA "auto" CACHE STRING "auto, on or off: build libadfast_cuda.so")
-# Machine code for Ampere to Blackwell; later cards compile the last one's PTX when they first see it.
-set(ADFAST_CUDA_ARCHITECTURES "80-real;86-real;89-real;90-real;100-real;120" CACHE STRING
+# Machine code for Ampere (80 also runs on 86 and 89), Hopper and Blackwell; later cards compile the
+# last one's PTX when they first see it.
+set(ADFAST_CUDA_ARCHITECTURES "80-real;90-real;100-real;120" CACHE STRING
     "what the CUDA kernels are compiled for")
 
 set(ADFAST_CUDA_SOURCES attention backend convolution device elementwise execution linear plugin
@@ -19,7 +20,9 @@ function(adfast_add_cuda_plugin target kernels)
   add_library(${target} MODULE ${ADFAST_CUDA_SOURCES})
   set_target_properties(${target} PROPERTIES OUTPUT_NAME adfast_cuda)
   target_link_libraries(${target} PRIVATE ${kernels} adfast_runtime ${CMAKE_DL_LIBS})
-  target_link_options(${target} PRIVATE -Wl,--exclude-libs,ALL)
+  set(exports ${PROJECT_SOURCE_DIR}/csrc/backends/cuda/exports.map)
+  target_link_options(${target} PRIVATE -Wl,--exclude-libs,ALL -Wl,--version-script=${exports})
+  set_target_properties(${target} PROPERTIES LINK_DEPENDS ${exports})
 endfunction()
 
 if(NOT ADFAST_CUDA STREQUAL "off")

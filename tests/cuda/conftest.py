@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import adfast
 from adfast.devices import library_folders
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,3 +31,15 @@ def cuda() -> Cuda:
     if not (EMULATED / "libadfast_cuda.so").exists():
         pytest.fail("the emulated CUDA backend is not built: run `make test-cpp` first")
     return Cuda([str(EMULATED)], emulated=True)
+
+
+@pytest.fixture(scope="session")
+def on_cuda(cuda):
+    """Load a plan on the backend under test."""
+
+    def load(path, device="cuda", **options):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ADFAST_LIBRARIES", ":".join(cuda.folders))
+            return adfast.load(path, device=device, **options)
+
+    return load

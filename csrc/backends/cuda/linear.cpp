@@ -89,10 +89,13 @@ class ProductOperator final : public Operator {
     const DType x = request.inputs[0]->dtype, y = request.outputs[0]->dtype;
     weight_ = uploaded_as(nodes::floats(*product.weight), x);
     has_residual_ = product.residual != nullptr;
+    // The library gives results of its operands' type, or of f32.
+    const DType made = x == DType::f32 ? DType::f32 : y;
+    if (made != y) scratch_ = static_cast<size_t>(product.rows * product.width) * sizeof(float);
     const bool add = has_residual_ && product.residual->dtype == y;
     const bool simple =
         product.activation == Activation::none || product.activation == Activation::relu;
-    fused_ = simple && (!has_residual_ || add);
+    fused_ = simple && made == y && (!has_residual_ || add);
     cublas::Epilogue epilogue = cublas::epilogue_default;
     if (fused_) {
       const bool relu = product.activation == Activation::relu;
@@ -104,11 +107,12 @@ class ProductOperator final : public Operator {
       // The library reads a bias of the result's type; our kernel one of f32.
       bias_ = uploaded_as(nodes::floats(*product.bias), fused_ ? y : DType::f32);
     }
-    matmul_ = std::make_unique<Matmul>(device, request.node, x, y, product.rows, product.depth,
+    matmul_ = std::make_unique<Matmul>(device, request.node, x, made, product.rows, product.depth,
                                        product.width, fused_ && add, epilogue,
                                        fused_ ? bias_.data() : nullptr);
     if (fused_) return;
-    rest_.x_type = rest_.out_type = kernel_type(y);
+    rest_.x_type = kernel_type(made);
+    rest_.out_type = kernel_type(y);
     rest_.bias = bias_.as<const float>();
     rest_.residual_type = kernel_type(has_residual_ ? product.residual->dtype : y);
     rest_.activation = kernel_activation(product.activation);
@@ -121,14 +125,17 @@ class ProductOperator final : public Operator {
     const void* residual = has_residual_ ? binding.inputs[3] : nullptr;
     void* y = binding.outputs[0];
     if (fused_) return [this, x, residual, y] { matmul_->run(weight_.data(), x, residual, y); };
+    void* product = scratch_ > 0 ? binding.scratch : y;
     auto rest = rest_;
-    rest.x = rest.out = y;
+    rest.x = product;
+    rest.out = y;
     rest.residual = residual;
-    return [this, x, y, rest] {
-      matmul_->run(weight_.data(), x, nullptr, y);
+    return [this, x, product, rest] {
+      matmul_->run(weight_.data(), x, nullptr, product);
       check(kernels::cuda::epilogue(rest, device_.stream), "epilogue");
     };
   }
+  size_t scratch_bytes() const override { return scratch_; }
   double flops() const override { return flops_; }
   size_t packed_bytes() const override { return weight_.bytes(); }
   std::string kernel() const override { return fused_ ? "cublaslt" : "cublaslt+adfast:cuda"; }
@@ -136,6 +143,7 @@ class ProductOperator final : public Operator {
  private:
   const Device& device_;
   double flops_;
+  size_t scratch_ = 0;
   Buffer weight_, bias_;
   bool has_residual_ = false, fused_ = false;
   std::unique_ptr<Matmul> matmul_;

@@ -1,0 +1,224 @@
+"""Whole plans on the CUDA backend against the CPU: the five models, frames of all layouts, errors.
+
+The models are small ones on the emulator and those of the papers on a card; see conftest.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import adfast
+from adfast import models
+from adfast.compiler import compile_onnx
+from adfast.compiler.writer import Golden, write_plan
+from adfast.export import export_onnx
+
+FRAME = np.random.default_rng(9).integers(0, 256, (45, 37, 3), dtype=np.uint8)
+# Of the map's maximum: rounding to eleven, and to eight, bits at every layer.
+TOLERANCE = {"f32": 1e-4, "f16": 1e-2, "bf16": 6e-2}
+
+SMALL = {
+    "gtrans": {"backbone": "resnet18", "crop": [32, 32], "resize": [36, 36], "groups": 2, "dim": 16}
+    | {"alpha_scale": [1.0, 1.0, 1.0]},
+    "adtr": {"backbone": "tf_efficientnet_b0", "crop": [48, 48], "resize": [48, 52]}
+    | {"levels": [1, 2], "dim": 16, "blocks": 1, "heads": 2, "hidden": 24},
+    "adtr_plus": {"backbone": "resnet18", "crop": [32, 32], "resize": [32, 32], "levels": [1, 2]}
+    | {"dim": 16, "blocks": 1, "heads": 2, "hidden": 24},
+    "intra": {"patch": 8, "window": 3, "width": 16, "blocks": 3, "heads": 4, "crop": [32, 48]}
+    | {"resize": [40, 50], "filters": [100, 70]},
+    "saae": {"backbone": "vit_tiny_patch16_224", "layers": [0, 1, 2], "crop": [32, 48]}
+    | {"resize": [40, 50], "width": 12},
+    "haloae": {"backbone": "vgg11", "layers": [1, 2, 3], "crop": [64, 112], "resize": [64, 120]}
+    | {"head_width": 12, "widths": [12, 10], "filters": [3, 5], "heads": [1, 2]}
+    | {"decoder_widths": [10], "decoder_filters": [3, 1], "decoder_heads": [2, 1]}
+    | {"head_dim": 4, "image_widths": [8, 8, 4, 4]},
+}
+PAPER = {
+    "gtrans": {"backbone": "resnet34", "alpha_scale": [1.0, 1.0, 1.0]},
+    "adtr": {},
+    "adtr_plus": {},
+    "intra": {},
+    "saae": {"width": 120},
+    "haloae": {},
+}
+
+
+@pytest.fixture(scope="module", params=sorted(SMALL))
+def plan(request, cuda, tmp_path_factory):
+    """A model with the statistics of a trained one, as a plan."""
+    name = request.param
+    config = (SMALL if cuda.emulated else PAPER)[name]
+    torch.manual_seed(0)
+    model = models.create(name, config).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.3, 0.7)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+            torch.nn.init.normal_(module.running_mean, 0, 0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    folder = tmp_path_factory.mktemp(name)
+    onnx_path = export_onnx((model, {"model": name, "config": config}), folder / "model.onnx")
+    compiled = compile_onnx(onnx_path)
+    write_plan(folder / "model.plan", compiled.graph, compiled.fields, {}, Golden(), {}, {})
+    return folder / "model.plan"
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16", "bf16"])
+def test_model(plan, precision, on_cuda):
+    expected = adfast.load(plan, device="cpu", precision="f32").predict(FRAME)
+    engine = on_cuda(plan, precision=precision)
+    assert engine.info["device"] == "cuda" and engine.info["precision"] == precision
+    peak = expected.network_map.max()
+    for _ in range(2):  # recorded, and launched again
+        got = engine.predict(FRAME)
+        assert np.abs(got.network_map - expected.network_map).max() <= TOLERANCE[precision] * peak
+        assert np.abs(got.map - expected.map).max() <= TOLERANCE[precision] * peak
+        assert abs(got.score - expected.score) <= TOLERANCE[precision] * peak
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_plan, on_cuda):
+    return on_cuda(tiny_plan, precision="f32")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        FRAME,
+        FRAME[::-1],
+        FRAME[:, ::-1],
+        FRAME[::2, ::2],
+        np.asfortranarray(FRAME),
+        np.ascontiguousarray(FRAME.transpose(2, 0, 1)).transpose(1, 2, 0),
+        FRAME[:, :, ::-1],
+        FRAME[:, :, 1],
+        FRAME[:1, :1],
+        np.tile(FRAME, (7, 5, 1)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_frames_of_all_layouts(frame, color, tiny_plan, engine):
+    expected = adfast.load(tiny_plan, device="cpu", precision="f32").predict(frame, color=color)
+    got = engine.predict(frame, color=color)
+    np.testing.assert_allclose(got.network_map, expected.network_map, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got.map, expected.map, rtol=1e-4, atol=1e-6)
+    assert got.inspected == expected.inspected
+
+
+def test_batch_and_threads_give_the_same_bits(engine):
+    frames = [np.roll(FRAME, i, axis=0)[: 20 + i] for i in range(6)]
+    alone = [engine.predict(frame).map for frame in frames]
+    for got, expected in zip(engine.predict_batch(frames), alone, strict=True):
+        np.testing.assert_array_equal(got.map, expected)
+    failures = []
+
+    def work():
+        for frame, expected in zip(frames, alone, strict=True):
+            if not np.array_equal(engine.predict(frame).map, expected):
+                failures.append(frame.shape)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_self_test_and_profile(tiny_plan, engine, on_cuda):
+    assert engine.self_test()["passed"]
+    steps = engine.profile(FRAME)
+    assert {step["op"] for step in steps} >= {"frame", "conv2d", "score_map", "reduce_max"}
+    assert all(step["ms"] >= 0 for step in steps)
+
+
+def test_overflow_is_named(tmp_path, on_cuda):
+    """What f16 cannot hold is an error with the step's name, and bf16 holds it."""
+    from adfast.compiler.graph import Graph
+    from adfast.compiler.writer import plan_fields
+
+    graph = Graph("large")
+    frame = {"resize": [8, 8], "crop": [8, 8], "scale": [1.0] * 3, "bias": [1.0] * 3}
+    (x,) = graph.add("frame", [], frame, name="frame")
+    weight = graph.constant("w", np.full((8, 3, 3, 3), 300.0, np.float32))
+    (x,) = graph.add("conv2d", [x, weight], {"pads": [1, 1, 1, 1]}, name="too_large")
+    (x,) = graph.add("reduce_mean", [x], {"axes": [1]}, name="mean")
+    graph.output("map", x)
+    graph.output("score", graph.add("reduce_max", [x], {"axes": [1, 2, 3], "keepdims": 0})[0])
+    path = tmp_path / "large.plan"
+    write_plan(path, graph, plan_fields(model="large", name="large", resize=[8, 8], crop=[8, 8]), {}, Golden(), {}, {})
+    image = np.full((8, 8), 200, np.uint8)
+    engine = on_cuda(path, precision="f16")
+    with pytest.raises(adfast.AdfastError, match=r"\[conv2d 'too_large'\].*f16"):
+        engine.predict(image)
+    with pytest.raises(adfast.AdfastError, match="too_large"):  # and the engine lives
+        engine.predict(image)
+    assert np.isfinite(on_cuda(path, precision="bf16").predict(image).score)
+
+
+def test_wrong_options(tiny_plan, on_cuda):
+    with pytest.raises(adfast.ArgumentError, match="expected 'f32', 'f16' or 'bf16'"):
+        on_cuda(tiny_plan, precision="f64")
+    with pytest.raises(adfast.ArgumentError, match="int8.*device='cpu'"):
+        on_cuda(tiny_plan, precision="int8")
+    with pytest.raises(adfast.ArgumentError, match="this machine has"):
+        on_cuda(tiny_plan, device="cuda:99")
+    with pytest.raises(adfast.ArgumentError, match="a number after the colon"):
+        on_cuda(tiny_plan, device="cuda:x")
+    with pytest.raises(adfast.ArgumentError, match="expected 'auto', 'cpu', 'cuda'"):
+        adfast.load(tiny_plan, device="tpu")
+
+
+def load_elsewhere(path, folders, **environment) -> dict:
+    """Load a plan in a process of its own; return its error, or what `info` says."""
+    code = (
+        "import adfast, json, sys\n"
+        "try: print(json.dumps({'info': {k: adfast.load(sys.argv[1], device=sys.argv[2]).info[k]\n"
+        "                                for k in ('device', 'device_note')}}))\n"
+        "except adfast.AdfastError as e: print(json.dumps({'error': str(e)}))\n"
+    )
+    found = {}
+    for device in ("cuda", "auto"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path), device],
+            env=os.environ | {"ADFAST_LIBRARIES": ":".join(folders)} | environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found[device] = json.loads(done.stdout)
+    return found
+
+
+def test_auto_takes_the_card(tiny_plan, cuda):
+    found = load_elsewhere(tiny_plan, cuda.folders)
+    assert found["auto"]["info"] == {"device": "cuda", "device_note": ""}
+
+
+def test_machines_without(tiny_plan, cuda, tmp_path):
+    """No card, too little memory, no cuDNN, a plugin of another version: said, and the CPU taken."""
+    if not cuda.emulated:
+        pytest.skip("a card cannot be taken away; the emulated backend runs this everywhere else")
+    here = cuda.folders
+    for environment, message in (
+        ({"ADFAST_EMULATED_DEVICES": "0"}, "this machine has 0 device"),
+        ({"ADFAST_EMULATED_MEMORY": "1"}, "out of device memory"),
+    ):
+        found = load_elsewhere(tiny_plan, here, **environment)
+        assert message in found["cuda"]["error"]
+        assert found["auto"]["info"]["device"] == "cpu"
+        assert message in found["auto"]["info"]["device_note"]
+    for name in ("libadfast_cuda.so", "libadfast_emulated_cuda.so", "libcublasLt.so.13"):
+        (tmp_path / name).symlink_to(f"{here[0]}/{name}")
+    found = load_elsewhere(tiny_plan, [str(tmp_path)])
+    assert "pip install nvidia-cudnn-cu13" in found["cuda"]["error"]
+    assert found["auto"]["info"]["device"] == "cpu"
