@@ -39,7 +39,9 @@ def stored(case: Case, precision: str) -> list[np.ndarray | None]:
         return arrays
     return [
         rounded(array, precision)
-        if operand and not operand.rows and (case.op in NARROW or len(operand.shape) == 4)
+        if operand
+        and not operand.rows
+        and (case.op in NARROW or len(operand.shape) == 4)
         and not (operand.constant and case.op not in NARROW)
         else array
         for operand, array in zip(case.operands, arrays, strict=True)

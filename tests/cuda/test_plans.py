@@ -155,7 +155,15 @@ def test_overflow_is_named(tmp_path, on_cuda):
     graph.output("map", x)
     graph.output("score", graph.add("reduce_max", [x], {"axes": [1, 2, 3], "keepdims": 0})[0])
     path = tmp_path / "large.plan"
-    write_plan(path, graph, plan_fields(model="large", name="large", resize=[8, 8], crop=[8, 8]), {}, Golden(), {}, {})
+    write_plan(
+        path,
+        graph,
+        plan_fields(model="large", name="large", resize=[8, 8], crop=[8, 8]),
+        {},
+        Golden(),
+        {},
+        {},
+    )
     image = np.full((8, 8), 200, np.uint8)
     engine = on_cuda(path, precision="f16")
     with pytest.raises(adfast.AdfastError, match=r"\[conv2d 'too_large'\].*f16"):
