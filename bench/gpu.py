@@ -50,12 +50,7 @@ ROUNDS = 5
 def card() -> dict[str, object]:
     """Name the card and measure what it can do: bytes copied and products in f16 per second."""
     properties = torch.cuda.get_device_properties(0)
-    x = torch.empty(1 << 28, dtype=torch.float32, device="cuda")
-    y = torch.empty_like(x)
-    seconds = on_card(lambda: y.copy_(x), 10)
-    a = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
-    products = on_card(lambda: a @ a, 10)
-    del x, y, a
+    seconds, products = copy_seconds(), product_seconds()
     torch.cuda.empty_cache()
     return {
         "name": properties.name,
@@ -67,6 +62,17 @@ def card() -> dict[str, object]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
     }
+
+
+def copy_seconds() -> float:
+    x = torch.empty(1 << 28, dtype=torch.float32, device="cuda")
+    y = torch.empty_like(x)
+    return on_card(lambda: y.copy_(x), 10)
+
+
+def product_seconds() -> float:
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
+    return on_card(lambda: a @ a, 10)
 
 
 def on_card(call, repeats: int) -> float:
@@ -210,41 +216,10 @@ def measure(title: str, plan: Path, modes: list[str], seconds: float) -> dict:
     found: dict[str, object] = {"latency": {}, "network_ms": {}, "answers": {}, "missing": {}}
     half = model.cuda().half().to(memory_format=torch.channels_last)
     for batch in (1, *BATCHES):
-        contestants = {}
-        builders = {
-            f"adfast {p}": (p, lambda p=p: Engine(plan, p, frame, batch))
-            for p in (PRECISIONS if batch == 1 else PRECISIONS[:1])
-        }
-        builders |= {
-            f"PyTorch {mode} f16": ("f16", lambda mode=mode: Torch(half, frame, batch, mode))
-            for mode in modes
-            if batch == 1 or mode == "graph"
-        }
-        for name, (precision, builder) in builders.items():
-            try:
-                contestant = builder()
-                answer = checked(contestant, precision, expected)
-            except Exception as error:  # whoever cannot run is named, the others go on
-                found["missing"][f"{name}, batch {batch}"] = str(error).splitlines()[0][:300]
-                print(f"  {name}, batch {batch}: left out: {error}", flush=True)
-                traceback.print_exc()
-                continue
-            contestants[name] = contestant
-            if batch > 1:
-                continue
-            found["answers"][name] = answer
-            if isinstance(contestant, Torch):
-                with torch.no_grad():
-                    found["network_ms"][name] = 1e3 * on_card(
-                        lambda c=contestant: c.run(c.image), 50
-                    )
-            else:
-                times = [contestant.engine.predict(frame).timings for _ in range(50)]
-                found["network_ms"][name] = float(np.median([t["network"] for t in times]))
-                found.setdefault("stages_ms", {})[name] = {
-                    key: float(np.median([t[key] for t in times])) for key in times[0]
-                }
-                found.setdefault("profile", {})[name] = steps(contestant.engine, frame)
+        contestants = enter(plan, half, frame, batch, modes, expected, found)
+        if batch == 1:
+            for name, contestant in contestants.items():
+                look_closer(name, contestant, frame, found)
         latency = race(contestants, seconds)
         if batch == 1:
             found["latency"] = latency
@@ -254,9 +229,47 @@ def measure(title: str, plan: Path, modes: list[str], seconds: float) -> dict:
             }
         for name, entry in latency.items():
             print(f"  batch {batch}: {name}: {entry['median_ms']:.3f} ms", flush=True)
-    del half
-    torch.cuda.empty_cache()
     return found
+
+
+def enter(plan, half, frame, batch: int, modes, expected, found: dict) -> dict:
+    """Set up and check everybody for a batch; note who cannot run."""
+    builders = {
+        f"adfast {p}": (p, lambda p=p: Engine(plan, p, frame, batch))
+        for p in (PRECISIONS if batch == 1 else PRECISIONS[:1])
+    }
+    builders |= {
+        f"PyTorch {mode} f16": ("f16", lambda mode=mode: Torch(half, frame, batch, mode))
+        for mode in modes
+        if batch == 1 or mode == "graph"
+    }
+    contestants = {}
+    for name, (precision, builder) in builders.items():
+        try:
+            contestant = builder()
+            answer = checked(contestant, precision, expected)
+        except Exception as error:  # whoever cannot run is named, the others go on
+            traceback.print_exc()
+            found["missing"][f"{name}, batch {batch}"] = str(error).splitlines()[0][:300]
+            print(f"  {name}, batch {batch}: left out", flush=True)
+            continue
+        contestants[name] = contestant
+        found["answers"].setdefault(name, answer)
+    return contestants
+
+
+def look_closer(name: str, contestant, frame, found: dict) -> None:
+    """Note the network's time by the card's clock and, of the engine, the stages' and steps'."""
+    if isinstance(contestant, Torch):
+        with torch.no_grad():
+            seconds = on_card(lambda: contestant.run(contestant.image), 50)
+        found["network_ms"][name] = 1e3 * seconds
+        return
+    times = [contestant.engine.predict(frame).timings for _ in range(50)]
+    stages = {key: float(np.median([t[key] for t in times])) for key in times[0]}
+    found["network_ms"][name] = stages["network"]
+    found.setdefault("stages_ms", {})[name] = stages
+    found.setdefault("profile", {})[name] = steps(contestant.engine, frame)
 
 
 def steps(engine, frame) -> list[dict]:

@@ -4,7 +4,8 @@
 
 #include "testing.h"
 
-int main() {
+// Arguments name the families to test; without any, all are.
+int main(int count, char** arguments) {
   const struct {
     const char* name;
     void (*test)();
@@ -12,6 +13,9 @@ int main() {
                {"windows", test_windows},         {"frame", test_frame},  {"maps", test_maps},
                {"attention", test_attention},     {"gtrans", test_gtrans}};
   for (const auto& [name, test] : tests) {
+    bool wanted = count == 1;
+    for (int i = 1; i < count; i++) wanted = wanted || strcmp(arguments[i], name) == 0;
+    if (!wanted) continue;
     const auto start = std::chrono::steady_clock::now();
     const int before = failures;
     test();

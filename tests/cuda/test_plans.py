@@ -215,7 +215,7 @@ def test_auto_takes_the_card(tiny_plan, cuda):
 def test_machines_without(tiny_plan, cuda, tmp_path):
     """No card, too little memory, no cuDNN, a plugin of another version: said, and the CPU taken."""
     if not cuda.emulated:
-        pytest.skip("a card cannot be taken away; the emulated backend runs this everywhere else")
+        pytest.skip("a card cannot be taken away; without one, the emulated backend runs this")
     here = cuda.folders
     for environment, message in (
         ({"ADFAST_EMULATED_DEVICES": "0"}, "this machine has 0 device"),

@@ -144,9 +144,11 @@ struct Block {
 
 Block block;
 Context scheduler;
+#if defined(__SANITIZE_ADDRESS__)
 void* scheduler_fake_stack = nullptr;
 const void* scheduler_stack = nullptr;
 size_t scheduler_stack_size = 0;
+#endif
 Fiber* current = nullptr;
 EmulatedOrder order = EmulatedOrder::forward;
 std::vector<std::unique_ptr<Fiber>> fibers;
