@@ -2,7 +2,7 @@
 
 One file per family. It holds the `@triton.jit` kernel, a launcher that takes torch tensors, the
 plain formula (`*_reference`), and the `VARIANTS` that `compile.py` compiles ahead of time for the
-C++ engine. Installed as `adfast._triton`; `adfast.ops` is its face for PyTorch users. Everything
+C++ engine. Installed as `adfast.triton`; `adfast.ops` is its face for PyTorch users. Everything
 here imports without Triton, which only the launchers need.
 
 Feature maps are channels-last, [batch, height, width, channels] or [batch, pixels, channels]; sums,
@@ -12,7 +12,7 @@ interpreter computes with its bit patterns.
 """
 
 from .attention import attention, attention_reference
-from .common import AVAILABLE, INTERPRETED
+from .common import AVAILABLE, INTERPRETED, TYPES, TooLarge
 from .fuse_maps import fuse_maps, fuse_maps_reference
 from .gaussian_blur import gaussian_blur, gaussian_blur_reference
 from .gms_map import gms_map, gms_map_reference
@@ -30,6 +30,8 @@ from .token_attention import token_attention, token_attention_reference
 __all__ = [
     "AVAILABLE",
     "INTERPRETED",
+    "TYPES",
+    "TooLarge",
     "attention",
     "attention_reference",
     "fuse_maps",

@@ -14,6 +14,7 @@ from torch import Tensor
 from .common import (
     LOG2_E,
     TYPES,
+    TooLarge,
     Variant,
     cdiv,
     check_alike,
@@ -30,20 +31,21 @@ from .common import (
     working_dtype,
 )
 
+OP = "attention"
 LARGEST_HEAD = 256  # channels: beyond it a tile no longer fits into the shared memory of sm_86
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> None:
-    op = "attention"
-    check_shape(op, "v", v, (None, None, None))
-    check_shape(op, "k", k, (v.shape[0], v.shape[1], None))
-    check_shape(op, "q", q, (1 if len(q) == 1 else v.shape[0], None, k.shape[2]))
+    check_shape(OP, "v", v, (None, None, None))
+    check_shape(OP, "k", k, (v.shape[0], v.shape[1], None))
+    check_shape(OP, "q", q, (1 if len(q) == 1 else v.shape[0], None, k.shape[2]))
     if heads < 1 or k.shape[2] % heads or v.shape[2] % heads:
         raise ValueError(
-            f"[attention] heads is {heads}, expected a divisor of the widths {k.shape[2]} of q and "
+            f"[{OP}] heads is {heads}, expected a divisor of the widths {k.shape[2]} of q and "
             f"k and {v.shape[2]} of v"
         )
-    check_positive(op, "scale", scale)
+    check_positive(OP, "scale", scale)
+    check_alike(OP, q, k=k, v=v)
 
 
 def attention_reference(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tensor:
@@ -153,16 +155,15 @@ def tiling(dtype: torch.dtype, width: int, queries: int) -> dict[str, int]:
 
     A tile of 64 queries gives a warpgroup of Hopper's its 64 rows and enough programs to a batch of
     one image; long sequences get 128, which halves the reading of keys. float32 goes through fused
-    multiply-adds and shared memory twice as large, hence the smaller tiles.
+    multiply-adds, whose operands fill the registers: smaller tiles and more threads.
     """
     if dtype == torch.float32:
-        tiles = {16: (32, 64, 2), 32: (32, 64, 2), 64: (32, 32, 2), 128: (16, 32, 2)}
-        block_q, block_k, stages = tiles.get(width, (16, 16, 1))
-        return {"BLOCK_Q": block_q, "BLOCK_K": block_k, "num_warps": 4, "num_stages": stages}
+        block_q, block_k, stages = (32, 32, 2) if width <= 64 else (16, 16, 1)
+        return {"BLOCK_Q": block_q, "BLOCK_K": block_k, "num_warps": 8, "num_stages": stages}
     if width > 128:
-        return {"BLOCK_Q": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1}
+        return {"BLOCK_Q": 64, "BLOCK_K": 32, "num_warps": 8, "num_stages": 1}
     if width > 64:
-        return {"BLOCK_Q": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2}
+        return {"BLOCK_Q": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2}
     if queries > 1024:
         return {"BLOCK_Q": 128, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3}
     return {"BLOCK_Q": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3}
@@ -185,23 +186,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tens
         ValueError: shapes, heads, scale or devices do not fit.
         TypeError: dtypes do not fit.
     """
-    op = "attention"
     _check(q, k, v, heads, scale)
-    check_launch(op, q, k=k, v=v)
-    check_alike(op, q, k=k, v=v)
+    check_launch(OP, q, k=k, v=v)
     batch, keys, value_width = v.shape
     queries, head_dim, value_dim = q.shape[1], q.shape[2] // heads, value_width // heads
     if max(head_dim, value_dim) > LARGEST_HEAD:
-        raise ValueError(
-            f"[attention] a head has {max(head_dim, value_dim)} channels, expected at most "
-            f"{LARGEST_HEAD}; for more there is attention_reference"
+        raise TooLarge(
+            f"[{OP}] a head has {max(head_dim, value_dim)} channels, expected at most "
+            f"{LARGEST_HEAD}; for more there is {OP}_reference"
         )
     q, k, v = rows_of(q), rows_of(k), rows_of(v)
     out = torch.empty((batch, queries, value_width), dtype=v.dtype, device=v.device)
     tiles = tiling(q.dtype, padded(max(head_dim, value_dim)), queries)
     grid = (cdiv(queries, tiles["BLOCK_Q"]), heads, batch)
     launch(
-        op, attention_kernel, grid,
+        OP, attention_kernel, grid,
         q, k, v, out, queries, keys, row_step(q), row_step(k), row_step(v), row_step(out),
         q.stride(0) if len(q) == batch else 0, k.stride(0), v.stride(0), out.stride(0),
         scale * LOG2_E,

@@ -1,4 +1,4 @@
-"""What the families share: Triton if it is there, checks at the door, variants, loads with tails."""
+"""What the families share: Triton if it is there, checks at the door, variants, loads."""
 
 import os
 from dataclasses import dataclass, field
@@ -23,6 +23,10 @@ INTERPRETED = AVAILABLE and os.environ.get("TRITON_INTERPRET", "0") == "1"
 LOG2_E = 1.4426950408889634
 # Triton's names of the dtypes that the kernels read and write.
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+class TooLarge(ValueError):
+    """Sizes beyond what a kernel holds; the reference has no such limit."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def padded(size: int, least: int = 16) -> int:
 
 
 def cdiv(a: int, b: int) -> int:
-    """a / b, rounded up."""
+    """Divide, rounding up."""
     return -(-a // b)
 
 
@@ -111,9 +115,11 @@ def check_launch(op: str, like: Tensor, **others: Tensor | None) -> None:
                 "float32 or float16"
             )
         if tensor.device != like.device:
-            raise ValueError(f"[{op}] {name} is on {tensor.device}, expected {like.device}")
-        if tensor.numel() >= 2**31:
             raise ValueError(
+                f"[{op}] {name} is on {tensor.device}, expected {like.device} as the first input"
+            )
+        if tensor.numel() >= 2**31:
+            raise TooLarge(
                 f"[{op}] {name} has {tensor.numel()} elements, expected fewer than 2**31; split "
                 "the batch"
             )
@@ -151,7 +157,7 @@ def row_step(tensor: Tensor) -> int:
 def launch(op: str, kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
     """Start a kernel on the device of its first argument."""
     if max(grid[1:], default=0) > 65535:
-        raise ValueError(
+        raise TooLarge(
             f"[{op}] would launch {grid[1:]} programs beside each other, of which CUDA takes 65535 "
             "along an axis; split the batch"
         )

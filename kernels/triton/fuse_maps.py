@@ -1,8 +1,8 @@
 """The maps of three layers upsampled, weighted and combined (GTrans eq. 18-19, table 7).
 
 Layer l's map, bilinearly upsampled with corners not aligned, is weighted by
-alpha_l = lambda_l cos_l mse_l / (mse_l + lambda_l cos_l), 0 when that denominator is 0. With M_l the
-weighted map: mode 1: M3; 2: M1 M3; 3: M2 M3; 4: M1 + M2 + M3; 5: M1 M2 M3; 6: M1 M3 + M2 M3.
+alpha_l = lambda_l cos_l mse_l / (mse_l + lambda_l cos_l), 0 when that denominator is 0. With M_l
+the weighted map: mode 1: M3; 2: M1 M3; 3: M2 M3; 4: M1 + M2 + M3; 5: M1 M2 M3; 6: M1 M3 + M2 M3.
 """
 
 from collections.abc import Sequence

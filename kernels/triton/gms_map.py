@@ -32,6 +32,7 @@ def _check(a: Tensor, b: Tensor, c: float) -> None:
     check_shape(OP, "a", a, (None, None, None, None))
     check_shape(OP, "b", b, tuple(a.shape))
     check_positive(OP, "c", c)
+    check_alike(OP, a, b=b)
 
 
 def gms_map_reference(a: Tensor, b: Tensor, c: float) -> Tensor:
@@ -113,7 +114,6 @@ def gms_map(a: Tensor, b: Tensor, c: float) -> Tensor:
     """
     _check(a, b, c)
     check_launch(OP, a, b=b)
-    check_alike(OP, a, b=b)
     a, b = a.contiguous(), b.contiguous()
     batch, height, width, channels = a.shape
     out = torch.empty((batch, height, width), dtype=torch.float32, device=a.device)

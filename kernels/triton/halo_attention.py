@@ -20,6 +20,7 @@ from torch import Tensor
 from .common import (
     LOG2_E,
     TYPES,
+    TooLarge,
     Variant,
     cdiv,
     check_alike,
@@ -74,6 +75,8 @@ def _check(
     check_shape(OP, "rows", rows, table)
     check_shape(OP, "columns", columns, table)
     check_positive(OP, "scale", scale)
+    check_alike(OP, q, k=k, v=v)
+    check_alike(OP, rows, columns=columns)
 
 
 def halo_attention_reference(
@@ -129,7 +132,7 @@ def position_terms(
     LENGTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """[queries, SIDE]: q . table[m - offset + WINDOW - 1] of each query with every m of its window.
+    """Q . table[m - offset + WINDOW - 1] of each query with every m of its window: [queries, SIDE].
 
     All distances first, in one product with the table; then each query picks its own.
     """
@@ -270,15 +273,19 @@ def halo_attention_kernel(
 
 
 def tiling(dtype: torch.dtype, block: int, halo: int, width: int) -> dict[str, int]:
-    """Choose tiles for heads of `width` (padded) channels: 64 to 128 keys at a time."""
+    """Choose tiles for heads of `width` (padded) channels.
+
+    64 keys at a time: with 128 a program takes 166 registers of a thread on sm_90, with 64 108, and
+    four programs share a multiprocessor.
+    """
     window = block + 2 * halo
     side = padded(window)
     half = dtype != torch.float32
     queries = min(padded(block * block), 64 if half else 32)
-    keys = 128 if half and width <= 64 else 64
     tiles = {"SIDE": side, "LENGTH": padded(2 * window - 1), "BLOCK_Q": queries}
-    tiles |= {"STEP": max(1, min(keys // side, padded(window, 1)))}
-    return tiles | {"num_warps": 4, "num_stages": 2 if width <= 64 else 1}
+    tiles |= {"STEP": max(1, min(64 // side, padded(window, 1)))}
+    warps = 4 if half or width <= 32 else 8
+    return tiles | {"num_warps": warps, "num_stages": 2 if width <= 64 else 1}
 
 
 def halo_attention(
@@ -316,12 +323,10 @@ def halo_attention(
     """
     _check(q, k, v, rows, columns, block, halo, heads, scale)
     check_launch(OP, q, k=k, v=v, rows=rows, columns=columns)
-    check_alike(OP, q, k=k, v=v)
-    check_alike(OP, rows, columns=columns)
     batch, height, width, inner = q.shape
     head_dim, value_dim, window = inner // heads, v.shape[3] // heads, block + 2 * halo
     if max(head_dim, value_dim) > LARGEST_HEAD or window > LARGEST_WINDOW:
-        raise ValueError(
+        raise TooLarge(
             f"[{OP}] a head has {max(head_dim, value_dim)} channels and a window {window} pixels "
             f"along a side, expected at most {LARGEST_HEAD} and {LARGEST_WINDOW}; for more there "
             f"is {OP}_reference"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .common import (
     TYPES,
+    TooLarge,
     Variant,
     cdiv,
     check_alike,
@@ -35,6 +36,8 @@ def _check(x: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None, eps:
     if residual is not None:
         check_shape(OP, "residual", residual, tuple(x.shape))
     check_positive(OP, "eps", eps)
+    check_alike(OP, x, residual=residual)
+    check_alike(OP, gamma, beta=beta)
 
 
 def layer_norm_reference(
@@ -120,11 +123,9 @@ def layer_norm(
     """
     _check(x, gamma, beta, residual, eps)
     check_launch(OP, x, gamma=gamma, beta=beta, residual=residual)
-    check_alike(OP, x, residual=residual)
-    check_alike(OP, gamma, beta=beta)
     rows, width = x.shape
     if width > WIDEST:
-        raise ValueError(
+        raise TooLarge(
             f"[{OP}] rows have {width} elements, expected at most {WIDEST}; for more there is "
             f"{OP}_reference"
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 from .common import (
     LOG2_E,
     TYPES,
+    TooLarge,
     Variant,
     cdiv,
     check_alike,
@@ -47,6 +48,8 @@ def _check(
     if key_bias is not None:
         check_shape(op, "key_bias", key_bias, tuple(key.shape[:2]))
     check_positive(op, "scale", scale)
+    check_alike(op, x, residual=residual)
+    check_alike(op, key, value=value)
 
 
 def projector_attention_reference(
@@ -223,9 +226,8 @@ def tiling(dtype: torch.dtype, tokens: int) -> dict[str, int]:
 def _prepare(x, residual, key, value, scale, key_bias, op):
     _check(x, residual, key, value, scale, key_bias, op)
     check_launch(op, x, residual=residual, key=key, value=value, key_bias=key_bias)
-    check_alike(op, x, residual=residual)
     if key.shape[1] > MOST_TOKENS:
-        raise ValueError(
+        raise TooLarge(
             f"[{op}] key has {key.shape[1]} tokens, expected at most {MOST_TOKENS}; for more there "
             f"is {op}_reference"
         )

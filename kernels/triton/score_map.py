@@ -1,6 +1,7 @@
 """How two feature maps differ, per pixel and as a whole (GTrans eq. 15-17), in one pass over both.
 
-map[p] = 0.5 |a[p] - b[p]|^2 / pixels; mse = sum_p |a[p] - b[p]|^2 / pixels; cos = 1 - a.b / (|a||b|).
+map[p] = 0.5 |a[p] - b[p]|^2 / pixels; mse = sum_p |a[p] - b[p]|^2 / pixels;
+cos = 1 - a.b / (|a| |b|).
 
 The cosine distance of nearly equal maps is the interesting one, and 1 - a.b / (|a| |b|) loses all
 its digits there. With d = a - b and e = sum d (a + b) = |a|^2 - |b|^2 the same quantity is
@@ -32,6 +33,7 @@ SUMS = ("squares_a", "squares_b", "difference", "excess")  # |a|^2, |b|^2, |d|^2
 def _check(a: Tensor, b: Tensor) -> None:
     check_shape(OP, "a", a, (None, None, None))
     check_shape(OP, "b", b, tuple(a.shape))
+    check_alike(OP, a, b=b)
 
 
 def score_map_reference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,10 +46,10 @@ def score_map_reference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     squares = difference.square().sum(dim=2)
     norm_a, norm_b = (x.square().sum(dim=(1, 2)).sqrt() for x in (a, b))
     product = norm_a * norm_b
-    radial = (difference * (a + b)).sum(dim=(1, 2)) / (norm_a + norm_b)
-    near = (squares.sum(dim=1) - radial.square()).clamp_min(0) / (2 * product)
-    none = 1 - (a * b).sum(dim=(1, 2)) / 1e-12
-    cos = torch.where(product < 1e-12, none, near)
+    small = product < 1e-12
+    radial = (difference * (a + b)).sum(dim=(1, 2)) / torch.where(small, 1.0, norm_a + norm_b)
+    near = (squares.sum(dim=1) - radial.square()).clamp_min(0) / (2 * product.clamp_min(1e-12))
+    cos = torch.where(small, 1 - (a * b).sum(dim=(1, 2)) / 1e-12, near)
     return 0.5 * squares / pixels, squares.sum(dim=1) / pixels, cos
 
 
@@ -168,7 +170,6 @@ def score_map(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     _check(a, b)
     check_launch(OP, a, b=b)
-    check_alike(OP, a, b=b)
     a, b = a.contiguous(), b.contiguous()
     batch, pixels, channels = a.shape
     block = tile_of(pixels)

@@ -7,7 +7,7 @@ itself, from all channels, which costs less than a pass through memory: where a 
 channels it has few pixels. Spans are combined afterwards, as in Dao et al., "Flash-Decoding"
 (2023), as one program alone would leave the device idle.
 
-A bias per token adds the same to the logits of all pixels and cancels in the softmax: there is none.
+A bias per token adds the same to the logits of all pixels and cancels in the softmax: none is read.
 """
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from .common import (
     LOG2_E,
     TYPES,
+    TooLarge,
     Variant,
     cdiv,
     check_launch,
@@ -180,7 +181,7 @@ def token_attention(
     batch, pixels, channels = x.shape
     groups = len(weight)
     if groups > MOST_GROUPS:
-        raise ValueError(
+        raise TooLarge(
             f"[{OP}] weight has {groups} rows, expected at most {MOST_GROUPS}; for more there is "
             f"{OP}_reference"
         )

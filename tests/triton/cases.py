@@ -28,7 +28,7 @@ def load_kernels() -> ModuleType:
 
     So `adfast.ops`, where it can be imported, finds these kernels as well.
     """
-    name = "adfast._triton"
+    name = "adfast.triton"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(
             name, KERNELS / "__init__.py", submodule_search_locations=[str(KERNELS)]
@@ -133,7 +133,7 @@ def attention(label, batch, queries, keys, heads, dim, value_dim=None, shared=Fa
 
 
 def merged_attention(label, batch, tokens, heads, dim, **more):
-    """q, k and v as one product leaves them, side by side: rows that are three times as far apart."""
+    """q, k and v side by side, as one product leaves them: rows three times as far apart."""
 
     def make(g):
         q, k, v = randn(g, batch, tokens, 3 * heads * dim).chunk(3, dim=2)
