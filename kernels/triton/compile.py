@@ -230,6 +230,19 @@ def unpack() -> dict[str, bytes]:
         return {entry.name: archive.extractfile(entry).read() for entry in archive}
 
 
+def lines(value: Any, depth: int = 4, margin: str = "") -> str:
+    """JSON of which only the outer `depth` levels are spread over lines."""
+    if depth == 0 or not isinstance(value, (dict, list)) or not value:
+        return json.dumps(value)
+    inner = margin + " "
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(k)}: {lines(v, depth - 1, inner)}" for k, v in value.items()]
+    else:
+        parts = [lines(v, depth - 1, inner) for v in value]
+    begin, end = "{}" if isinstance(value, dict) else "[]"
+    return f"{begin}\n{inner}" + f",\n{inner}".join(parts) + f"\n{margin}{end}"
+
+
 def write(path: Path, content: bytes) -> None:
     """Replace a file; nobody meets half of it."""
     temporary = path.with_name(f".{path.name}.new")
@@ -255,7 +268,7 @@ def build() -> str:
     }
     packed = pack(files)
     write(ARCHIVE, packed)
-    write(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    write(MANIFEST, (lines(manifest) + "\n").encode())
     return f"{len(found)} variants, {len(files)} files of PTX, {len(packed) / 1e3:.0f} kB packed"
 
 

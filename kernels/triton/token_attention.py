@@ -201,7 +201,7 @@ def token_attention(
     launch(
         OP, token_attention_combine_kernel, (cdiv(channels, 64), groups, batch),
         most, total, partial, out, channels, groups, splits,
-        SPLITS=padded(splits, 1), BLOCK_C=64, num_warps=4,
+        SPLITS=SPLITS, BLOCK_C=64, num_warps=4,
     )  # fmt: skip
     return out
 

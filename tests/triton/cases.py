@@ -68,7 +68,7 @@ class Case:
 
     def allowed(self, dtype: torch.dtype) -> float:
         """Half precisions round the result, the weights and some operands."""
-        usual = {"float32": 5e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
+        usual = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
         name = str(dtype).removeprefix("torch.")
         return {**usual, **self.tolerance}[name]
 
@@ -251,6 +251,8 @@ def with_nan(case: Case, name: str, *index: int) -> Case:
 # With a half precision's rounding of the sum that is not written, a and b of the fused score stay
 # apart by what the weights and values are rounded by.
 _fused_half = {"float16": 4e-3, "bfloat16": 3e-2}
+# Weights that differ by e^40: what logits are rounded by shows in them.
+_steep = {"float32": 1e-4, "float16": 3e-2, "bfloat16": 0.3}
 # Differences of 1e-3 of values around 1: in float32 they have 4 digits less.
 _near = {"float32": 5e-4}
 
@@ -282,8 +284,7 @@ CASES = [
     tokens("odd", 2, 131, 67, 3),
     tokens("several spans", 1, 1023, 96, 8),
     tokens("many groups", 1, 67, 32, 33),
-    # Weights that differ by e^40: what logits are rounded by shows in them.
-    tokens("steep", 1, 300, 64, 8, 40.0, tolerance={"float32": 1e-4, "float16": 3e-2}),
+    tokens("steep", 1, 300, 64, 8, 40.0, tolerance=_steep),
     with_nan(tokens("pixel", 1, 300, 33, 2), "x", 0, 299, 32),
     tokens("gtrans", 2, 3136, 256, 8, large=True, tolerance={"bfloat16": 3e-2}),
     tokens("gtrans deep", 2, 196, 1024, 8, large=True, tolerance={"bfloat16": 3e-2}),
@@ -292,7 +293,10 @@ CASES = [
     projector("projector_attention", "bias", 2, 33, 130, 8, True),
     projector("projector_attention", "many tokens", 1, 35, 40, 49, True),
     projector("projector_attention", "gtrans", 2, 784, 512, 8, False, large=True),
-    projector("projector_score_map", "one", 1, 1, 3, 1, False, tolerance=_fused_half),
+    # One pixel asks for one token: its cosine distance is the rounding of all others.
+    projector(
+        "projector_score_map", "one", 1, 1, 3, 1, False, tolerance=_fused_half | {"float32": 3e-5}
+    ),
     projector("projector_score_map", "odd", 2, 67, 67, 5, False, tolerance=_fused_half),
     projector("projector_score_map", "bias", 1, 133, 65, 8, True, tolerance=_fused_half),
     projector(
@@ -313,12 +317,12 @@ CASES = [
     blur("mirrored", 2, (9, 7), 6),
     blur("odd", 1, (33, 31), 3),
     blur("gtrans", 2, (224, 224), 16, large=True),
-    norm("one", 1, 1, False, tolerance={"float32": 1e-5}),
+    norm("one", 1, 1, False),
     norm("odd", 5, 67, True),
     norm("tails", 7, 255, False),
     norm("wide", 2, 1025, True),
     # A mean of a thousand deviations, whose square has no digits left for the deviations.
-    norm("far from zero", 3, 100, False, 1000.0, tolerance={"float32": 2e-4}),
+    norm("far from zero", 3, 100, False, 1000.0, tolerance={"float32": 5e-4}),
     norm("vit", 1576, 768, True, large=True),
     gms("one", 1, (1, 1)),
     gms("odd", 2, (17, 19)),
