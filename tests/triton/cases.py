@@ -9,6 +9,7 @@ Needs pytest, torch and Triton only, and no installed adfast.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import sys
@@ -36,6 +37,20 @@ def load_kernels() -> ModuleType:
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     return sys.modules[name]
+
+
+def load_ops() -> ModuleType:
+    """Import adfast.ops, where adfast is not installed from this checkout's source alone."""
+    load_kernels()
+    try:
+        return importlib.import_module("adfast.ops")
+    except ImportError:
+        # The package without its __init__, which needs the compiled module.
+        package = ModuleType("adfast")
+        package.__path__ = [str(KERNELS.parent.parent / "python" / "adfast")]
+        package.triton = sys.modules["adfast.triton"]
+        sys.modules["adfast"] = package
+        return importlib.import_module("adfast.ops")
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,7 @@ class Case:
         """Largest error as a fraction of the largest expected value."""
         arguments = self.arguments(dtype, device)
         got = _list(getattr(kernels, self.op)(**arguments))
-        want = _list(getattr(kernels, f"{self.op}_reference")(**_widened(arguments)))
+        want = _list(getattr(kernels, f"{self.op}_reference")(**widened(arguments)))
         assert len(got) == len(want)
         worst = 0.0
         for result, expected in zip(got, want, strict=True):
@@ -105,13 +120,14 @@ def _list(results: Any) -> list[torch.Tensor]:
     return list(results) if isinstance(results, (tuple, list)) else [results]
 
 
-def _widened(value: Any) -> Any:
+def widened(value: Any) -> Any:
+    """Turn all tensors in lists and dicts into float64."""
     if isinstance(value, torch.Tensor):
         return value.double()
     if isinstance(value, list):
-        return [_widened(item) for item in value]
+        return [widened(item) for item in value]
     if isinstance(value, dict):
-        return {name: _widened(item) for name, item in value.items()}
+        return {name: widened(item) for name, item in value.items()}
     return value
 
 
