@@ -25,17 +25,17 @@ KERNELS = Path(__file__).resolve().parent.parent.parent / "kernels" / "triton"
 
 
 def load_kernels() -> ModuleType:
-    """Import kernels/triton by its path, under the name that it has in an installed adfast.
-
-    So `adfast.ops`, where it can be imported, finds these kernels as well.
-    """
+    """Import adfast.triton; where adfast is not installed, kernels/triton under that name."""
     name = "adfast.triton"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            name, KERNELS / "__init__.py", submodule_search_locations=[str(KERNELS)]
-        )
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            spec = importlib.util.spec_from_file_location(
+                name, KERNELS / "__init__.py", submodule_search_locations=[str(KERNELS)]
+            )
+            sys.modules[name] = module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
     return sys.modules[name]
 
 
@@ -291,6 +291,7 @@ CASES = [
     halo("large window", 1, (18, 18), 18, 1, 1, 8),
     halo("paper", 1, (24, 24), 12, 2, 2, 16),
     halo("legacy inside", 1, (9, 9), 3, 1, 2, 5, legacy=True),
+    halo("legacy no halo", 1, (4, 6), 2, 0, 1, 4, legacy=True),
     halo("legacy alone", 1, (4, 4), 4, 1, 1, 16, legacy=True),
     with_nan(halo("value", 1, (6, 6), 3, 1, 1, 4, legacy=True), "v", 0, 2, 2, 1),
     with_nan(halo("key", 1, (6, 9), 3, 1, 2, 5), "k", 0, 5, 8, 3),
