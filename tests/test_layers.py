@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,10 @@ NEVER = {
     "adfast/models": ("adfast._core", "adfast.engine"),
     "adfast/training": ("adfast._core", "adfast.engine"),
     "adfast/data": ("adfast._core", "adfast.engine"),
+    "adfast/ops.py": ("adfast._core", "adfast.engine", "adfast.models", "adfast.compiler"),
 }
+# Folder: packages it may import beside the standard library and itself.
+ONLY = {"kernels/triton": ("torch", "triton")}
 
 
 def files(folder: str):
@@ -63,9 +68,34 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("folder", NEVER)
 def test_imports(folder):
-    paths = sorted((ROOT / "python" / folder).rglob("*.py"))
+    place = ROOT / "python" / folder
+    paths = [place] if place.is_file() else sorted(place.rglob("*.py"))
     assert paths
     for path in paths:
         for name in imports(path):
             for banned in NEVER[folder]:
                 assert name != banned and not name.startswith(banned + "."), f"{path}: {name}"
+
+
+@pytest.mark.parametrize("folder", ONLY)
+def test_imports_nothing_else(folder):
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    assert paths
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                # A dot is the folder itself; two are beyond it.
+                assert node.level <= 1, f"{path}: a relative import that leaves the folder"
+                names = [] if node.level else [node.module]
+            for package in {name.partition(".")[0] for name in names}:
+                allowed = package in ONLY[folder] or package in sys.stdlib_module_names
+                assert allowed, f"{path}: {package}"
+
+
+def test_import_adfast_stays_light():
+    """`adfast.ops` and what it needs come only when asked for."""
+    script = "import sys, adfast; print(*(m.partition('.')[0] for m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not {"torch", "triton", "onnx", "timm"} & set(done.stdout.split())

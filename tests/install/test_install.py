@@ -36,6 +36,10 @@ def run(*command, **options) -> str:
     return done.stdout
 
 
+def site_packages() -> list[str]:
+    return [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -68,7 +72,35 @@ def test_the_wheel_is_light(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "adfast/lib/libdnnl.so.3" in names and "adfast/lib/libadfast.so" in names
     assert "adfast/include/adfast/adfast.h" in names
-    assert not [n for n in names if n.startswith(("tests/", "bench/", "csrc/"))]
+    assert not [n for n in names if n.startswith(("tests/", "bench/", "csrc/", "kernels/"))]
+
+
+def test_the_wheel_has_the_triton_kernels(wheel, tmp_path):
+    """As adfast.triton, importable and seen by adfast.ops; without what only CMake needs."""
+    pytest.importorskip("torch")
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("adfast/triton/")}
+    sources = {f"adfast/triton/{p.name}" for p in (ROOT / "kernels/triton").glob("*.py")}
+    assert names == sources and "adfast/triton/halo_attention.py" in sources
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    # -S keeps the .pth of an editable adfast out, which would be found first.
+    script = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; sys.path += {site_packages()!r}\n"
+        "import torch, adfast.ops as ops, adfast.triton\n"
+        f"assert adfast.triton.__file__.startswith({str(tmp_path)!r}), adfast.triton.__file__\n"
+        "assert ops.kernels is adfast.triton\n"
+        "x = torch.ones(1, 2, 4); assert ops.attention(x, x, x, 2, 1.0).equal(x)\n"
+    )
+    run(sys.executable, "-I", "-S", "-c", script)
+
+
+def test_an_editable_install_has_the_triton_kernels():
+    """Where this environment's adfast is one: straight from the source folder."""
+    pytest.importorskip("torch")
+    script = "import adfast, adfast.triton; print(adfast.__file__, adfast.triton.__file__)"
+    package, kernels = (Path(p) for p in run(sys.executable, "-c", script).split())
+    if package.parent != ROOT / "python/adfast":
+        pytest.skip(f"adfast is installed from {package.parent}")
+    assert kernels == ROOT / "kernels/triton/__init__.py"
 
 
 def test_bare_install_predicts_with_numpy_only(bare, tiny_plan, frame, tmp_path):
