@@ -22,6 +22,7 @@ __global__ void __launch_bounds__(kThreads) blur_down_kernel(GaussianBlurArgs a)
   const int radius = a.taps / 2;
   float sum[kRows] = {};
   // Source row s contributes to output row j with tap s - j. Rows below the map are not stored.
+#pragma unroll 4
   for (int s = 0; s < a.taps + kRows - 1; s++) {
     const int row = min(y + s, a.height - 1 + a.taps - 1) - radius;
     const float v = a.src[int64_t{mirrored(row, a.height)} * a.width + x];

@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kTileThreads)
     }
     (row ? down : across)[r * side + m] = sum * problem.scale;
   }
-  __syncthreads();
+  // Between these tables and the first look at them lies a barrier of attend's.
   attend<T, kDepth, kColumns>(problem, first, part * Sizes::kValueWidth, shared);
 }
 

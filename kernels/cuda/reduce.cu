@@ -98,6 +98,7 @@ __global__ void __launch_bounds__(kThreads)
   float total = nothing(a.op);
   if (i < a.inner) {
     const T* x = static_cast<const T*>(a.x) + row * a.width * a.inner + i;
+#pragma unroll 4
     for (int64_t w = begin + slice; w < end; w += kSlices) {
       total = combined(a.op, total, widen(x[w * a.inner]));
     }

@@ -138,6 +138,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t c = int64_t{blockIdx.x} * kMergeColumns + column;
   float sum = 0;
   if (c < a.channels) {
+#pragma unroll 4
     for (int64_t b = slice; b < blocks; b += kMergeSlices) {
       sum += factor[b] * features[b * a.groups * a.channels + c];
     }

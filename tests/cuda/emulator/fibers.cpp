@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -129,12 +128,14 @@ struct Warp {
   uint32_t value[2][kWarp];  // of two rounds: the next may begin while this one is read
   const char* file = nullptr;
   int line = 0;
+  int ready[kWarp];  // threads that may go on: `waiting` of them, the first one at `front`
+  int front = 0, waiting = 0;
 };
 
 struct Block {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
-  std::deque<int> ready;
+  size_t last_warp = 0;  // that ran
   int started = 0, finished = 0, at_barrier = 0;
   const char* file = nullptr;  // of the barrier
   int line = 0;
@@ -220,8 +221,28 @@ void release(int first, int count, State state) {
     Thread& t = block.threads[static_cast<size_t>(thread)];
     if (t.state != state) continue;
     t.state = State::running;
-    block.ready.push_back(thread);
+    Warp& warp = block.warps[static_cast<size_t>(thread / kWarp)];
+    warp.ready[(warp.front + warp.waiting++) % kWarp] = thread;
   }
+}
+
+// The thread to go on, or -1. The warp that ran last goes first, then the first in order: warps get
+// as far ahead of each other as barriers allow.
+int next_ready() {
+  const size_t count = block.warps.size();
+  for (size_t i = 0; i <= count; i++) {
+    const size_t w =
+        i == 0 ? block.last_warp
+               : static_cast<size_t>(in_order(static_cast<int>(i) - 1, static_cast<int>(count)));
+    Warp& warp = block.warps[w];
+    if (warp.waiting == 0) continue;
+    block.last_warp = w;
+    const int thread = warp.ready[warp.front];
+    warp.front = (warp.front + 1) % kWarp;
+    warp.waiting--;
+    return thread;
+  }
+  return -1;
 }
 
 // All lanes of the warp wait for each other; returns the round that this was.
@@ -266,9 +287,7 @@ std::string stuck() {
 void run_block() {
   const int count = static_cast<int>(block.threads.size());
   while (block.finished < count && block.error.empty()) {
-    if (!block.ready.empty()) {
-      const int thread = block.ready.front();
-      block.ready.pop_front();
+    if (const int thread = next_ready(); thread >= 0) {
       become(thread);
       resume(block.threads[static_cast<size_t>(thread)].fiber);
     } else if (block.started < count) {
@@ -337,7 +356,7 @@ bool emulated_run(const cudaLaunchConfig_t& config, const std::function<void()>&
         blockIdx = {x, y, z};
         block.threads.assign(threads, Thread{});
         block.warps.assign((threads + kWarp - 1) / kWarp, Warp{});
-        block.ready.clear();
+        block.last_warp = static_cast<size_t>(in_order(0, static_cast<int>(block.warps.size())));
         block.started = block.finished = block.at_barrier = 0;
         block.error.clear();
         block.body = &thread;

@@ -150,9 +150,32 @@ void test_calibrate_map() {
   }
 }
 
+// No work is no error.
+void test_nothing() {
+  check("nothing",
+        gpu::unary({gpu::Unary::relu, nullptr, Type::f32, nullptr, Type::f16, 0}, nullptr));
+  check("nothing", gpu::softmax({nullptr, 0, 17, nullptr}, nullptr));
+  check("nothing",
+        gpu::layer_norm({nullptr, nullptr, nullptr, nullptr, 0, 17, 1e-5f, nullptr, Type::f16},
+                        nullptr));
+  check("nothing", gpu::copy_strips({nullptr, nullptr, 0, 4, 4, 4}, nullptr));
+  check("nothing", gpu::gather_rows({nullptr, nullptr, 0, 4, nullptr}, nullptr));
+  check("nothing",
+        gpu::attention({nullptr, nullptr, nullptr, Type::f16, 0, 49, 49, 64, 64, 2, 1.0f, nullptr},
+                       nullptr));
+  check("nothing", cudaDeviceSynchronize());
+  // Bytes are no type to compute in.
+  if (gpu::attention({nullptr, nullptr, nullptr, Type::u8, 1, 1, 1, 1, 1, 1, 1.0f, nullptr},
+                     nullptr) != cudaErrorInvalidValue) {
+    fprintf(stderr, "[attention] computes in bytes\n");
+    failures++;
+  }
+}
+
 }  // namespace
 
 void test_elementwise() {
+  test_nothing();
   test_unary();
   test_binary();
   test_epilogue();

@@ -153,6 +153,24 @@ void test_score_map() {
       }
     }
   }
+  // Longer but not turned: what the norms differ by must cancel to the last digits.
+  for (int i = 0; i < 20; i++) {
+    Tensor a = random_tensor(Type::f32, 21, 0.5, 2), b(Type::f32, 21);
+    for (size_t j = 0; j < 21; j++) b.host[j] = a.host[j] * 1.001f;
+    b.upload();
+    Tensor map(Type::f32, 3), mse(Type::f32, 1), cosine(Type::f32, 1);
+    Tensor scratch(Type::f32, gpu::score_map_scratch(3, 7));
+    run("score_map of longer features", {&map, &mse, &cosine, &scratch}, [&] {
+      return gpu::score_map({a.data(), b.data(), Type::f32, 3, 7, map.floats(), mse.floats(),
+                             cosine.floats(), scratch.floats()},
+                            nullptr);
+    });
+    if (!(cosine.values()[0] < 2e-12f)) {
+      fprintf(stderr, "[score_map] of longer features: %g\n",
+              static_cast<double>(cosine.values()[0]));
+      failures++;
+    }
+  }
   // Nothing at all: the floor of the denominator decides.
   Tensor zero(Type::f32, std::vector<float>(10)), map(Type::f32, 2), mse(Type::f32, 1),
       cosine(Type::f32, 1), scratch(Type::f32, gpu::score_map_scratch(2, 5));
