@@ -189,6 +189,13 @@ __device__ __forceinline__ float block_combine(float v, float* shared, Combine&&
   return v;
 }
 
+// The i-th of three arguments. An index that is not a constant would move the kernel's arguments to
+// local memory.
+template <class T>
+__device__ __forceinline__ T one_of(const T (&v)[3], int i) {
+  return i == 0 ? v[0] : i == 1 ? v[1] : v[2];
+}
+
 template <class T>
 struct Tag {
   using type = T;

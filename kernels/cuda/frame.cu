@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads) frame_kernel(FrameArgs a) {
   const uint8_t* top = a.src + a.y.first[y] * row_bytes;
   const float* down = a.y.weight + int64_t{y} * a.y.taps;
   const float* across = a.x.weight + int64_t{real ? x : 0} * a.x.taps;
-  const int channel = a.channel[c];
+  const int channel = one_of(a.channel, c);
   float total = 0;
   for (int from = begin; from < end; from += columns) {
     const int to = min(from + columns, end), bytes = (to - from) * channels;
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads) frame_kernel(FrameArgs a) {
     __syncthreads();
   }
   if (!real) return;
-  const float v = total * a.scale[c] + a.bias[c];
+  const float v = total * one_of(a.scale, c) + one_of(a.bias, c);
   static_cast<T*>(a.dst)[(int64_t{y} * a.x.size + x) * 3 + c] = narrow<T>(v);
 }
 

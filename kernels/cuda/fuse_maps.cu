@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads) fuse_maps_kernel(FuseMapsArgs a) {
   float* weight = reinterpret_cast<float*>(adfast_shared);
   if (threadIdx.x < 3) {
     const int l = threadIdx.x;
-    weight[l] = layer_weight(a.lambda[l], *a.mse[l], *a.cos[l]);
+    weight[l] = layer_weight(a.lambda[l], *one_of(a.mse, l), *one_of(a.cos, l));
   }
   __syncthreads();
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
