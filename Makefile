@@ -6,12 +6,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.adfast-installed
 SOURCES := $(shell find csrc kernels cmake CMakeLists.txt pyproject.toml constraints.txt -type f 2>/dev/null)
 
-.PHONY: demo test test-cpp sanitize bench lint format clean help
+.PHONY: demo test test-cpp sanitize bench gpu-check lint format clean help
 help:
 	@echo "make demo      train a small GTrans on generated images, build a plan, look at its maps"
 	@echo "make test      all tests"
 	@echo "make sanitize  the engine's threads under ThreadSanitizer"
 	@echo "make bench     the engine against its peers, answers checked first; takes long"
+	@echo "make gpu-check on a machine with an NVIDIA card: build, test and time the CUDA backend"
 	@echo "make lint      ruff and clang-format; make format applies them"
 
 $(VENV)/bin/python:
@@ -43,6 +44,21 @@ sanitize: $(STAMP)
 	PATH="$(abspath $(BIN)):$$PATH"; cmake --preset tsan -DPython_EXECUTABLE=$(abspath $(BIN)/python) && \
 	  cmake --build --preset tsan --target engine_test schedule_test && \
 	  ctest --preset tsan -R 'plans|engine|schedule'
+
+# On a machine with an NVIDIA card, in this checkout's environment or, where there is none, in that
+# of $(PYTHON), which must have torch, triton and what adfast is built with. Touches neither.
+GPU_PYTHON ?= $(if $(wildcard $(STAMP)),$(abspath $(BIN)/python),$(PYTHON))
+GPU_BUILD := build/gpu
+GPU_BENCH ?=
+SANITIZER := $(shell command -v compute-sanitizer)
+gpu-check:
+	$(GPU_PYTHON) -m pip install --quiet --no-index --no-deps --no-build-isolation --upgrade \
+	  --target $(GPU_BUILD)/site -C build-dir=$(GPU_BUILD)/cmake -C cmake.define.ADFAST_CUDA=on \
+	  -C cmake.define.ADFAST_CUDA_ARCHITECTURES=native -C cmake.define.ADFAST_BUILD_GPU_TESTS=ON .
+	$(GPU_BUILD)/cmake/tests/gpu/cuda_kernels_card_test
+	$(if $(SANITIZER),$(SANITIZER) --error-exitcode 1 $(GPU_BUILD)/cmake/tests/gpu/cuda_kernels_card_test gtrans,@echo "compute-sanitizer is not here: memory not checked")
+	ADFAST_GPU_CHECK=1 PYTHONPATH=$(GPU_BUILD)/site $(GPU_PYTHON) -m pytest -q tests/cuda tests/gpu
+	PYTHONPATH=$(GPU_BUILD)/site $(GPU_PYTHON) bench/gpu.py $(GPU_BENCH)
 
 bench: $(STAMP)
 	$(BIN)/python bench/end_to_end.py

@@ -511,7 +511,7 @@ def commit() -> str:
     git = ["git", "-C", str(root)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     dirty = subprocess.run([*git, "status", "--porcelain", "csrc", "kernels"], capture_output=True)
-    return head.stdout.strip() + ("+changes" if dirty.stdout else "")
+    return (head.stdout.strip() or "unknown") + ("+changes" if dirty.stdout else "")
 
 
 def machine_key(host: dict) -> str:

@@ -2,7 +2,10 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <map>
+#include <mutex>
 #include <new>
+#include <utility>
 
 #include "backends/cuda/session.h"
 #include "core/error.h"
@@ -124,13 +127,26 @@ int32_t profile(void* session, const adfast_device_frame* frame,
   });
 }
 
+// Libraries' handles take longer to make than an op to run. Kept until the process ends: the
+// runtime may be gone before statics are destroyed.
+Device& shared_device(const adfast_device_options& options) {
+  static std::mutex mutex;
+  static std::map<std::pair<int32_t, DType>, Device*> devices;
+  const std::lock_guard lock(mutex);
+  const DType features = features_of(options.precision);
+  Device*& device = devices[{options.device, features}];
+  if (device == nullptr) device = new Device(options.device, features, options.folders);
+  device->enter();
+  return *device;
+}
+
 // The graph has inputs of its own instead of a frame.
 int32_t run_graph(const adfast_device_plan* plan, const adfast_device_options* options,
                   const adfast_device_tensor* inputs, int32_t count,
                   void (*output)(void*, const adfast_device_tensor*), void* context,
                   adfast_device_error* error) {
   return guarded(error, [&] {
-    Device device(options->device, features_of(options->precision), options->folders);
+    Device& device = shared_device(*options);
     const auto backend = make_cuda_backend(device);
     const Program program(graph_of(*plan), *backend);
     const Execution execution(program, device);
