@@ -38,7 +38,9 @@ int main() {
 def ptxas() -> str:
     if found := shutil.which("ptxas"):
         return found
-    triton = pytest.importorskip("triton", reason="neither CUDA's ptxas nor Triton's is here")
+    triton = pytest.importorskip(
+        "triton.language", reason="neither CUDA's ptxas nor Triton's is here"
+    )
     return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas")
 
 
