@@ -4,7 +4,8 @@ Needs pytest, torch, Triton and numpy; of adfast only this checkout, installed o
 
     python -m pytest tests/gpu/test_triton.py
 
-Errors are measured against the references in float64 on the same device, see tests/triton/triton_cases.py.
+Errors are measured against the references in float64 on the same device, as
+tests/triton/triton_cases.py says. The first run compiles for some minutes.
 """
 
 from __future__ import annotations

@@ -38,10 +38,8 @@ int main() {
 def ptxas() -> str:
     if found := shutil.which("ptxas"):
         return found
-    triton = pytest.importorskip(
-        "triton.language", reason="neither CUDA's ptxas nor Triton's is here"
-    )
-    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas")
+    language = pytest.importorskip("triton.language", reason="there is no ptxas, nor Triton's own")
+    return str(Path(language.__file__).parent.parent / "backends" / "nvidia" / "bin" / "ptxas")
 
 
 def embed(out: Path, *options: str) -> subprocess.CompletedProcess:
