@@ -142,6 +142,9 @@ def check_compiled(variant: Any, target: int, compiled: Any) -> str:
             f"{where}: {metadata.shared} bytes of shared memory, at most {SHARED[target]} fit; "
             "choose smaller tiles or fewer stages"
         )
+    for field in ("launch_pdl", "launch_cooperative_grid"):
+        if getattr(metadata, field, False):
+            raise ValueError(f"{where}: {field} is set, which a plain launch does not do")
     if getattr(metadata, "tensordesc_meta", None):
         raise ValueError(f"{where}: uses tensor descriptors, which a plain launch cannot pass")
     entries = re.findall(r"\.entry (\w+)\(([^)]*)\)", ptx)
