@@ -118,10 +118,12 @@ def check_launch(op: str, like: Tensor, **others: Tensor | None) -> None:
             raise ValueError(
                 f"[{op}] {name} is on {tensor.device}, expected {like.device} as the first input"
             )
-        if tensor.numel() >= 2**31:
+        # Offsets within an image are 32-bit; of a view, steps count, not elements.
+        sizes = zip(tensor.shape, tensor.stride(), strict=True)
+        extent = max(tensor.numel(), sum((size - 1) * step for size, step in sizes) + 1)
+        if extent >= 2**31:
             raise TooLarge(
-                f"[{op}] {name} has {tensor.numel()} elements, expected fewer than 2**31; split "
-                "the batch"
+                f"[{op}] {name} spans {extent} elements, expected fewer than 2**31; split the batch"
             )
 
 

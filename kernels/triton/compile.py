@@ -11,9 +11,10 @@ engine needs CUDA's compiler alone. Triton's line numbers are left out and the v
 fixed; so the output is the same, to the byte, whatever machine and toolkit it is made with.
 
 How to launch a variant (manifest.json says all of it again, per variant):
-  * Assemble `targets[T].file` of the archive with `ptxas -arch=<target>` and load the cubin; the
-    function is called `entry`. A target that ends in "a" runs on that compute capability alone;
-    sm_80 also serves 8.7, sm_89 nothing older, sm_120a nothing but 12.0.
+  * Assemble `targets[T].file` of the archive with `ptxas -arch=<target>` and load the cubin, or let
+    embed.py do it and make sources of it; the
+    function is called `entry`. A target that ends in "a" runs on that compute capability alone; the
+    others also on later ones of the same major number, sm_80 on 8.6, 8.7 and 8.9 as well.
   * The grid is `grid`, in the names of the arguments and constexprs; a block is
     (32 * num_warps, 1, 1) threads; `targets[T].shared` is its dynamic shared memory in bytes, for
     which cudaFuncAttributeMaxDynamicSharedMemorySize must be raised where it is above 48 kB.
@@ -141,6 +142,9 @@ def check_compiled(variant: Any, target: int, compiled: Any) -> str:
             f"{where}: {metadata.shared} bytes of shared memory, at most {SHARED[target]} fit; "
             "choose smaller tiles or fewer stages"
         )
+    for field in ("launch_pdl", "launch_cooperative_grid"):
+        if getattr(metadata, field, False):
+            raise ValueError(f"{where}: {field} is set, which a plain launch does not do")
     if getattr(metadata, "tensordesc_meta", None):
         raise ValueError(f"{where}: uses tensor descriptors, which a plain launch cannot pass")
     entries = re.findall(r"\.entry (\w+)\(([^)]*)\)", ptx)

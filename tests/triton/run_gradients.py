@@ -10,7 +10,7 @@ import os
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch  # noqa: E402
-from cases import CASES, load_kernels  # noqa: E402
+from triton_cases import CASES, load_kernels  # noqa: E402
 
 LABELS = {"attention": "odd width", "fuse_maps": "mode6", "projector_attention": "bias"}
 

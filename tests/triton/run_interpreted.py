@@ -14,7 +14,7 @@ import time
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch  # noqa: E402
-from cases import CASES, load_kernels  # noqa: E402
+from triton_cases import CASES, load_kernels  # noqa: E402
 
 # bfloat16 is left to GPUs: the interpreter computes with its bit patterns.
 RUNS = [

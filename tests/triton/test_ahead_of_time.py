@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import load_kernels
-from kept import Kept, calls
+from kept_ptx import Kept, calls
+from triton_cases import load_kernels
 
-pytest.importorskip("triton", reason="Triton is not installed")
+pytest.importorskip("triton.language", reason="Triton is not installed")
 
 KERNELS = Path(__file__).parent.parent.parent / "kernels" / "triton"
 # Recompiled; of the other targets the kept hashes are compared. ADFAST_TRITON_TARGETS=80,86,89,90,

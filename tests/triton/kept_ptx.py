@@ -18,7 +18,7 @@ import tarfile
 from typing import Any
 
 import torch
-from cases import (
+from triton_cases import (
     KERNELS,
     Case,
     attention,

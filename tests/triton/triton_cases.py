@@ -93,7 +93,10 @@ class Case:
 
         def place(name: str, value: Any) -> Any:
             if isinstance(value, torch.Tensor):
-                return value.to(dtype if name in self.stored else torch.float32).to(device)
+                kind = dtype if name in self.stored else torch.float32
+                # Not `to`, which packs a view.
+                options = {"dtype": kind, "device": device}
+                return torch.empty_strided(value.shape, value.stride(), **options).copy_(value)
             if isinstance(value, list):
                 return [place(name, item) for item in value]
             return value
@@ -174,6 +177,19 @@ def halo(label, batch, size, block, margin, heads, dim, value_dim=None, legacy=F
             "scale": dim**-0.5,
             "legacy_mask": legacy,
         }
+
+    return Case("halo_attention", label, make, ("q", "k", "v"), **more)
+
+
+def merged_halo(label, size, block, margin, heads, dim, **more):
+    """q, k and v side by side, as one convolution leaves them."""
+
+    def make(g):
+        q, k, v = randn(g, 1, *size, 3 * heads * dim).chunk(3, dim=3)
+        table = 2 * (block + 2 * margin) - 1
+        tables = {"rows": randn(g, table, dim), "columns": randn(g, table, dim)}
+        sizes = {"block": block, "halo": margin, "heads": heads, "scale": dim**-0.5}
+        return {"q": q, "k": k, "v": v, **tables, **sizes}
 
     return Case("halo_attention", label, make, ("q", "k", "v"), **more)
 
@@ -290,6 +306,7 @@ CASES = [
     halo("wide halo", 1, (4, 8), 2, 5, 1, 16),
     halo("large window", 1, (18, 18), 18, 1, 1, 8),
     halo("paper", 1, (24, 24), 12, 2, 2, 16),
+    merged_halo("side by side", (3, 6), 3, 1, 2, 5),
     halo("legacy inside", 1, (9, 9), 3, 1, 2, 5, legacy=True),
     halo("legacy no halo", 1, (4, 6), 2, 0, 1, 4, legacy=True),
     halo("legacy alone", 1, (4, 4), 4, 1, 1, 16, legacy=True),
