@@ -19,6 +19,7 @@ import argparse
 import concurrent.futures
 import datetime
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -328,7 +329,9 @@ def main() -> int:
     print(json.dumps(report["card"]), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         workers = min(len(titles), max(1, len(os.sched_getaffinity(0)) // 2))
-        with concurrent.futures.ProcessPoolExecutor(workers) as pool:
+        # CUDA does not survive a fork.
+        spawn = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn) as pool:
             ready = {title: pool.submit(build, title, folder) for title in titles}
             for title in titles:
                 print(title, flush=True)

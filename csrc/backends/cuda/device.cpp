@@ -70,6 +70,13 @@ Pinned::Pinned(size_t bytes) : bytes_(bytes) {
   data_.reset(pointer);
 }
 
+// A copy from pageable memory returns once the bytes are staged, and the session's stream does not
+// wait for the default stream that brings them over.
+void copy_to_device(void* to, const void* from, size_t bytes) {
+  check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "copying to the device");
+  check(cudaStreamSynchronize(cudaStreamLegacy), "copying to the device");
+}
+
 Buffer uploaded_as(std::span<const float> values, DType type) {
   if (type == DType::f32) return uploaded(values);
   std::vector<uint16_t> rounded(values.size());

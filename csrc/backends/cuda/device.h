@@ -61,11 +61,13 @@ class Pinned {
   size_t bytes_ = 0;
 };
 
+// Returns when the bytes are there, for work of any stream to read.
+void copy_to_device(void* to, const void* from, size_t bytes);
+
 template <class T>
 Buffer uploaded(std::span<const T> values) {
   Buffer buffer(values.size_bytes());
-  check(cudaMemcpy(buffer.data(), values.data(), values.size_bytes(), cudaMemcpyHostToDevice),
-        "copying constants to the device");
+  copy_to_device(buffer.data(), values.data(), values.size_bytes());
   return buffer;
 }
 // Rounded to `type`, which is f32, f16 or bf16.

@@ -165,9 +165,7 @@ int32_t run_graph(const adfast_device_plan* plan, const adfast_device_options* o
       std::vector<float> stored(static_cast<size_t>(element_count(tensor.shape)));
       for_each_element(tensor.shape,
                        [&](int64_t plain, int64_t place) { stored[place] = given->values[plain]; });
-      check(cudaMemcpy(execution.data(id), stored.data(), stored.size() * sizeof(float),
-                       cudaMemcpyHostToDevice),
-            "copying an input to the device");
+      copy_to_device(execution.data(id), stored.data(), stored.size() * sizeof(float));
     }
     execution.run_each([](int32_t) {});
     for (const auto& [role, id] : program.outputs()) {
