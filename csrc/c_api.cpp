@@ -3,12 +3,11 @@
 #include <exception>
 #include <limits>
 #include <new>
-#include <sstream>
 #include <string>
-#include <vector>
 
 #include "adfast/adfast.h"
 #include "core/error.h"
+#include "core/text.h"
 #include "plan/plan.h"
 #include "runtime/engine.h"
 
@@ -76,15 +75,6 @@ void require_struct(const Struct* pointer, const char* name) {
   }
 }
 
-std::vector<std::string> split(const std::string& folders) {
-  std::vector<std::string> parts;
-  std::istringstream stream(folders);
-  for (std::string part; std::getline(stream, part, ':');) {
-    if (!part.empty()) parts.push_back(part);
-  }
-  return parts;
-}
-
 adfast::FrameView view_of(const adfast_frame& frame) {
   adfast::FrameView view;
   view.data = frame.data;
@@ -131,7 +121,7 @@ adfast_status adfast_load(const char* path, const adfast_options* options, adfas
       if (options->precision != nullptr) chosen.precision = options->precision;
       if (options->tactics != nullptr) chosen.tactics = options->tactics;
       if (options->device != nullptr) chosen.device = options->device;
-      if (options->folders != nullptr) chosen.folders = split(options->folders);
+      if (options->folders != nullptr) chosen.folders = adfast::split(options->folders, ':');
     }
     *engine = new adfast_engine(adfast::Plan::open(path), chosen);
   });

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = {".h", ".hpp", ".cpp"}
+SOURCES = {".h", ".hpp", ".cpp", ".cu"}
 
 # Folder: prefixes of what its files may include beside the standard library.
 INCLUDES = {
     "kernels/cpu": ("kernels/cpu/",),
     "csrc/core": ("core/",),
     "csrc/plan": ("core/", "plan/"),
+    "kernels/cuda": ("kernels/cuda/",),
     "csrc/runtime": ("core/", "plan/", "runtime/"),
+    "csrc/backends/cuda": ("core/", "plan/", "runtime/", "backends/cuda/", "kernels/cuda/"),
     "csrc/backends/cpu": ("core/", "plan/", "runtime/", "backends/cpu/", "kernels/cpu/", "oneapi/"),
 }
 STL_FREE = ("kernels/cpu",)
@@ -54,6 +56,13 @@ def test_kernels_use_no_stl(folder):
     for path in files(folder):
         for header in re.findall(r"^#include <(.+)>", path.read_text(), re.M):
             assert header in C_HEADERS, f"{path}: <{header}>"
+
+
+def test_engine_uses_no_streams():
+    """Their locales crash where two copies of the C++ library meet in a process."""
+    for path in files("csrc"):
+        streams = re.findall(r"^#include <(\w*stream|locale|iomanip)>", path.read_text(), re.M)
+        assert not streams, f"{path}: {streams}"
 
 
 def imports(path: Path) -> set[str]:

@@ -1,51 +1,51 @@
 // A graph as text, a line per node: what `adfast info --graph` shows.
-#include <sstream>
+#include <cstdio>
 
 #include "plan/plan.h"
 
 namespace adfast {
 namespace {
 
-struct Printer {
-  std::ostream& out;
-  void operator()(int64_t value) const { out << value; }
-  void operator()(double value) const { out << value; }
-  void operator()(const std::string& value) const { out << value; }
-  template <class T>
-  void operator()(const std::vector<T>& values) const {
-    out << '[';
-    for (size_t i = 0; i < values.size(); ++i) out << (i > 0 ? "," : "") << values[i];
-    out << ']';
-  }
-};
+std::string text(int64_t value) { return std::to_string(value); }
+std::string text(double value) {
+  char digits[32];
+  std::snprintf(digits, sizeof(digits), "%g", value);
+  return digits;
+}
+std::string text(const std::string& value) { return value; }
+template <class T>
+std::string text(const std::vector<T>& values) {
+  std::string list = "[";
+  for (size_t i = 0; i < values.size(); ++i) list += (i > 0 ? "," : "") + text(values[i]);
+  return list + "]";
+}
 
 }  // namespace
 
 std::string print(const Graph& graph) {
-  std::ostringstream out;
+  std::string out;
   const auto value = [&](int32_t id) {
     if (id < 0) return std::string("-");
     return graph.values[id].name + (graph.values[id].constant ? "*" : "") +
            to_string(graph.values[id].shape);
   };
+  const auto list = [&](const std::vector<int32_t>& ids) {
+    for (size_t i = 0; i < ids.size(); ++i) out += (i > 0 ? ", " : "") + value(ids[i]);
+  };
   for (const Node& node : graph.nodes) {
-    for (size_t i = 0; i < node.outputs.size(); ++i) {
-      out << (i > 0 ? ", " : "") << value(node.outputs[i]);
-    }
-    out << " = " << node.op << '(';
-    for (size_t i = 0; i < node.inputs.size(); ++i) {
-      out << (i > 0 ? ", " : "") << value(node.inputs[i]);
-    }
-    out << ')';
+    list(node.outputs);
+    out += " = " + node.op + '(';
+    list(node.inputs);
+    out += ')';
     for (const auto& [key, field] : node.attrs.entries) {
-      out << ' ' << key << '=';
-      std::visit(Printer{out}, field);
+      out += ' ' + key + '=' + std::visit([](const auto& held) { return text(held); }, field);
     }
-    out << '\n';
+    out += '\n';
   }
-  for (const auto& [role, id] : graph.outputs)
-    out << "output " << role << " = " << value(id) << '\n';
-  return out.str();
+  for (const auto& [role, id] : graph.outputs) {
+    out += "output " + role + " = " + value(id) + '\n';
+  }
+  return out;
 }
 
 }  // namespace adfast

@@ -4,9 +4,9 @@
 #include <unistd.h>
 
 #include <initializer_list>
-#include <sstream>
 
 #include "core/error.h"
+#include "core/text.h"
 
 namespace adfast::cuda {
 namespace {
@@ -21,11 +21,10 @@ struct Library {
 // The wheels of cuDNN and cuBLAS keep their parts beside each other, so the first library found in
 // a folder finds the rest by itself.
 void* open_library(const Library& library, const std::string& folders) {
-  std::istringstream stream(folders);
-  for (std::string folder; std::getline(stream, folder, ':');) {
+  for (const std::string& folder : split(folders, ':')) {
     for (const char* name : library.names) {
       const std::string path = folder + "/" + name;
-      if (folder.empty() || access(path.c_str(), R_OK) != 0) continue;
+      if (access(path.c_str(), R_OK) != 0) continue;
       if (void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL)) return handle;
     }
   }
