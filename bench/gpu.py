@@ -34,7 +34,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parent))
 import figures
 from end_to_end import commit, frames
-from models import MODELS, make
+from models import MODELS, create, make
 
 import adfast
 from adfast.benchmark import machine
@@ -205,10 +205,9 @@ def build(title: str, folder: str) -> str:
     return title
 
 
-def measure(title: str, plan: Path, modes: list[str], seconds: float) -> dict:
+def measure(title: str, plan: Path, modes: list[str], batches: list[int], seconds: float) -> dict:
     frame = frames(1)[0]
-    with tempfile.TemporaryDirectory() as scratch:
-        model, *_ = make(title, Path(scratch))
+    model = create(title)
     from adfast.data.folder import to_network
 
     config = model.config
@@ -216,7 +215,7 @@ def measure(title: str, plan: Path, modes: list[str], seconds: float) -> dict:
         expected = model(to_network(frame, config.resize, config.crop)[None])[1][0, 0].numpy()
     found: dict[str, object] = {"latency": {}, "network_ms": {}, "answers": {}, "missing": {}}
     half = model.cuda().half().to(memory_format=torch.channels_last)
-    for batch in (1, *BATCHES):
+    for batch in (1, *batches):
         contestants = enter(plan, half, frame, batch, modes, expected, found)
         if batch == 1:
             for name, contestant in contestants.items():
@@ -310,6 +309,7 @@ def main() -> int:
     )
     parser.add_argument("--models", nargs="+", metavar="NAME", help=f"of {', '.join(MODELS)}")
     parser.add_argument("--compile", default="max-autotune", metavar="MODE", help="or none")
+    parser.add_argument("--batches", nargs="*", type=int, default=list(BATCHES), metavar="N")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each contestant")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -338,7 +338,9 @@ def main() -> int:
                 try:
                     ready[title].result()
                     plan = Path(folder) / title / "model.plan"
-                    report["models"][title] = measure(title, plan, modes, arguments.seconds)
+                    report["models"][title] = measure(
+                        title, plan, modes, arguments.batches, arguments.seconds
+                    )
                 except Exception as error:  # one model must not cost the others their figures
                     traceback.print_exc()
                     report["models"][title] = {"error": str(error).splitlines()[0][:300]}

@@ -31,12 +31,18 @@ SMALL = {
 }
 
 
+def create(title: str) -> torch.nn.Module:
+    """Create a model, the same each time."""
+    torch.manual_seed(0)
+    model = models.create(*(MODELS | SMALL)[title]).eval()
+    randomise_norms(model)
+    return model
+
+
 def make(title: str, folder: Path) -> tuple[torch.nn.Module, Path, Path, Compiled]:
     """Make a model, its ONNX file and its plan, the same each time."""
     name, config = (MODELS | SMALL)[title]
-    torch.manual_seed(0)
-    model = models.create(name, config).eval()
-    randomise_norms(model)
+    model = create(title)
     onnx_path = export_onnx((model, {"model": name, "config": config}), folder / "model.onnx")
     compiled = compile_onnx(onnx_path)
     plan = folder / "model.plan"

@@ -16,8 +16,9 @@ list(TRANSFORM ADFAST_CUDA_SOURCES
      REPLACE "(.+)" "${PROJECT_SOURCE_DIR}/csrc/backends/cuda/\\1.cpp")
 
 # The plugin over `kernels` and the CUDA runtime that those bring, in the file libadfast_cuda.so.
+# Further arguments: where Triton's kernels come from.
 function(adfast_add_cuda_plugin target kernels)
-  add_library(${target} MODULE ${ADFAST_CUDA_SOURCES})
+  add_library(${target} MODULE ${ADFAST_CUDA_SOURCES} ${ARGN})
   set_target_properties(${target} PROPERTIES OUTPUT_NAME adfast_cuda)
   target_link_libraries(${target} PRIVATE ${kernels} adfast_runtime ${CMAKE_DL_LIBS})
   set(exports ${PROJECT_SOURCE_DIR}/csrc/backends/cuda/exports.map)
@@ -34,7 +35,23 @@ if(NOT ADFAST_CUDA STREQUAL "off")
     enable_language(CUDA)
     find_package(CUDAToolkit REQUIRED)
     add_subdirectory(kernels/cuda)
-    adfast_add_cuda_plugin(adfast_cuda adfast_kernels_cuda)
+
+    # What kernels/triton keeps as PTX, assembled here. Targets as in its manifest.
+    find_package(Python REQUIRED COMPONENTS Interpreter)
+    enable_language(ASM)
+    set(triton ${CMAKE_CURRENT_BINARY_DIR}/triton)
+    set(kept ${PROJECT_SOURCE_DIR}/kernels/triton)
+    add_custom_command(
+      OUTPUT ${triton}/triton_kernels.cpp ${triton}/triton_kernels.S ${triton}/triton_kernels.h
+      COMMAND ${Python_EXECUTABLE} ${kept}/embed.py --out ${triton}
+              --ptxas ${CUDAToolkit_BIN_DIR}/ptxas --targets 80,90,100,120
+              --variants "^(halo_)?attention_(fp16|bf16)"
+      DEPENDS ${kept}/embed.py ${kept}/manifest.json ${kept}/ptx.tar.xz
+      VERBATIM)
+    adfast_add_cuda_plugin(adfast_cuda adfast_kernels_cuda
+      ${PROJECT_SOURCE_DIR}/csrc/backends/cuda/triton.cpp
+      ${triton}/triton_kernels.cpp ${triton}/triton_kernels.S)
+    target_include_directories(adfast_cuda PRIVATE ${triton})
     target_link_libraries(adfast_cuda PRIVATE CUDA::cudart_static)
     target_link_options(adfast_cuda PRIVATE -Wl,--no-undefined)
   elseif(ADFAST_CUDA STREQUAL "on")

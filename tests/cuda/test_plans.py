@@ -213,7 +213,7 @@ def test_auto_takes_the_card(tiny_plan, cuda):
 
 
 def test_machines_without(tiny_plan, cuda, tmp_path):
-    """No card, too little memory, no cuDNN, a plugin of another version: said, and the CPU taken."""
+    """No card, too little memory, no cuDNN: said, and the CPU taken."""
     if not cuda.emulated:
         pytest.skip("a card cannot be taken away; without one, the emulated backend runs this")
     here = cuda.folders

@@ -5,7 +5,7 @@ Needs pytest, torch, Triton and numpy; of adfast only this checkout, installed o
     python -m pytest tests/gpu/test_triton.py
 
 Errors are measured against the references in float64 on the same device, as
-tests/triton/triton_cases.py says. The first run compiles for some minutes.
+tests/triton_kernels/triton_cases.py says. The first run compiles for some minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ pytest.importorskip("triton.language", reason="Triton is not installed")
 if not torch.cuda.is_available():
     pytest.skip("PyTorch sees no CUDA device", allow_module_level=True)
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "triton"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "triton_kernels"))
 
 from kept_ptx import Kept, calls, manifest  # noqa: E402
 from triton_cases import CASES, load_kernels, load_ops, widened  # noqa: E402

@@ -8,6 +8,47 @@ namespace {
 
 namespace kernels = adfast::kernels::cuda;
 
+constexpr float log2_of_e = 1.4426950408889634f;
+
+// "fp16" or "bf16", in which Triton's kernels exist; empty in f32, whose products tensor cores
+// would round.
+std::string triton_type(DType type) {
+  return type == DType::f16 ? "fp16" : type == DType::bf16 ? "bf16" : "";
+}
+
+unsigned tiles(int64_t count, int64_t size) {
+  return static_cast<unsigned>((count + size - 1) / size);
+}
+
+// The variant of kernels/triton/attention.py for these sizes, or null.
+const TritonKernel* triton_attention(const nodes::Attention& node, Device& device) {
+  const int64_t width = node.dim / node.heads;
+  const std::string type = triton_type(device.features);
+  if (type.empty() || width != node.value_dim / node.heads || !(node.scale > 0)) return nullptr;
+  if (width != 16 && width != 32 && width != 64) return nullptr;
+  const char* rows = node.queries > 1024 ? "_q128" : "_q64";
+  return device.triton->find("attention_" + type + "_d" + std::to_string(width) + rows);
+}
+
+std::function<void()> launch_attention(const TritonKernel& kernel,
+                                       const kernels::AttentionArgs& args, const Device& device) {
+  const dim3 grid(tiles(args.queries, kernel.constants.at("BLOCK_Q")),
+                  static_cast<unsigned>(args.heads), static_cast<unsigned>(args.windows));
+  return [&kernel, args, grid, stream = device.stream] {
+    kernels::AttentionArgs a = args;
+    int32_t queries = static_cast<int32_t>(a.queries), keys = static_cast<int32_t>(a.keys);
+    int32_t dim = static_cast<int32_t>(a.dim), value_dim = static_cast<int32_t>(a.value_dim);
+    int64_t q_batch = a.queries * a.dim, k_batch = a.keys * a.dim;
+    int64_t v_batch = a.keys * a.value_dim, out_batch = a.queries * a.value_dim;
+    float scale = a.scale * log2_of_e;
+    check(kernel.launch(grid,
+                        {&a.q, &a.k, &a.v, &a.out, &queries, &keys, &dim, &dim, &value_dim,
+                         &value_dim, &q_batch, &k_batch, &v_batch, &out_batch, &scale},
+                        stream),
+          "attention");
+  };
+}
+
 std::unique_ptr<Operator> make_attention(const OperatorRequest& request, Device& device) {
   const nodes::Attention node = nodes::attention(request);
   // Constant ones: a learned query.
@@ -25,17 +66,53 @@ std::unique_ptr<Operator> make_attention(const OperatorRequest& request, Device&
   args.value_dim = node.value_dim;
   args.heads = node.heads;
   args.scale = node.scale;
-  return kernel_operator(node.flops, 0, [args, constants, &device](const Binding& binding) {
-    const auto operand = [&](size_t i) -> const void* {
-      return constants[i] != nullptr ? constants[i]->data() : binding.inputs[i];
-    };
-    kernels::AttentionArgs bound = args;
-    bound.q = operand(0);
-    bound.k = operand(1);
-    bound.v = operand(2);
-    bound.out = binding.outputs[0];
-    return launch(kernels::attention, bound, device, "attention");
-  });
+  const TritonKernel* fast = triton_attention(node, device);
+  return std::make_unique<SimpleOperator>(
+      fast != nullptr ? "adfast:triton" : "adfast:cuda", node.flops, 0,
+      [args, constants, fast, &device](const Binding& binding) {
+        const auto operand = [&](size_t i) -> const void* {
+          return constants[i] != nullptr ? constants[i]->data() : binding.inputs[i];
+        };
+        kernels::AttentionArgs bound = args;
+        bound.q = operand(0);
+        bound.k = operand(1);
+        bound.v = operand(2);
+        bound.out = binding.outputs[0];
+        if (fast != nullptr) return launch_attention(*fast, bound, device);
+        return launch(kernels::attention, bound, device, "attention");
+      });
+}
+
+// The variant of kernels/triton/halo_attention.py for these sizes, or null.
+const TritonKernel* triton_halo_attention(const nodes::HaloAttention& node, Device& device) {
+  const std::string type = triton_type(device.features);
+  const int64_t width = node.dim / node.heads;
+  const bool kept = node.block == 12 && node.halo == 2 && width == 16 &&
+                    node.value_dim / node.heads == 16 && node.scale > 0;
+  if (type.empty() || !kept) return nullptr;
+  return device.triton->find("halo_attention_" + type + "_b12h2_d16" +
+                             (node.legacy_mask ? "_legacy" : ""));
+}
+
+std::function<void()> launch_halo_attention(const TritonKernel& kernel,
+                                            const kernels::HaloAttentionArgs& args,
+                                            const Device& device) {
+  const int64_t squares = args.height / args.block * (args.width / args.block);
+  const dim3 grid(static_cast<unsigned>(squares) *
+                      tiles(args.block * args.block, kernel.constants.at("BLOCK_Q")),
+                  static_cast<unsigned>(args.heads), 1);
+  return [&kernel, args, grid, stream = device.stream] {
+    kernels::HaloAttentionArgs a = args;
+    int32_t height = static_cast<int32_t>(a.height), width = static_cast<int32_t>(a.width);
+    int32_t dim = static_cast<int32_t>(a.dim), value_dim = static_cast<int32_t>(a.value_dim);
+    int64_t one_map = 0;  // from a map to the next, of which there is none
+    float scale = a.scale * log2_of_e;
+    check(kernel.launch(grid,
+                        {&a.q, &a.k, &a.v, &a.rows, &a.columns, &a.out, &height, &width, &dim, &dim,
+                         &value_dim, &value_dim, &one_map, &one_map, &one_map, &one_map, &scale},
+                        stream),
+          "halo_attention");
+  };
 }
 
 std::unique_ptr<Operator> make_halo_attention(const OperatorRequest& request, Device& device) {
@@ -51,10 +128,11 @@ std::unique_ptr<Operator> make_halo_attention(const OperatorRequest& request, De
   args.heads = node.heads;
   args.scale = node.scale;
   args.legacy_mask = node.legacy_mask;
-  return kernel_operator(
-      node.flops, 0,
+  const TritonKernel* fast = triton_halo_attention(node, device);
+  return std::make_unique<SimpleOperator>(
+      fast != nullptr ? "adfast:triton" : "adfast:cuda", node.flops, 0,
       [args, rows = shared_floats(*request.inputs[3]), columns = shared_floats(*request.inputs[4]),
-       &device](const Binding& binding) {
+       fast, &device](const Binding& binding) {
         kernels::HaloAttentionArgs bound = args;
         bound.q = binding.inputs[0];
         bound.k = binding.inputs[1];
@@ -62,6 +140,7 @@ std::unique_ptr<Operator> make_halo_attention(const OperatorRequest& request, De
         bound.rows = floats_of(rows);
         bound.columns = floats_of(columns);
         bound.out = binding.outputs[0];
+        if (fast != nullptr) return launch_halo_attention(*fast, bound, device);
         return launch(kernels::halo_attention, bound, device, "halo_attention");
       });
 }

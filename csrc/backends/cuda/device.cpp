@@ -102,6 +102,7 @@ Device::Device(int number, DType features, const std::string& folders)
                     "." + std::to_string(properties.minor) +
                     ", expected 8.0 (Ampere) or newer; load with device='cpu'");
   }
+  triton = std::make_unique<TritonKernels>(10 * properties.major + properties.minor);
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
   close_stream_ = Deferred([stream = stream] { cudaStreamDestroy(stream); });
   check_cublas(cublas.Create(&cublas_handle), "making a handle");

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "backends/cuda/triton.h"
 #include "backends/cuda/vendor.h"
 #include "core/error.h"
 #include "core/tensor.h"
@@ -117,6 +118,7 @@ class Device {
   // For libraries' products and convolutions, which follow each other on the one stream.
   Buffer workspace;
   std::unique_ptr<DeviceFrame> frame;
+  std::unique_ptr<TritonKernels> triton;
 
  private:
   Deferred close_stream_, close_cublas_, close_cudnn_;

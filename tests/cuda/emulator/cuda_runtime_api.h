@@ -67,6 +67,8 @@ typedef enum cudaDeviceAttr {
 
 #define cudaStreamDefault 0x00
 #define cudaStreamNonBlocking 0x01
+// The default stream, by name.
+#define cudaStreamLegacy (static_cast<cudaStream_t>(nullptr))
 #define cudaEventDefault 0x00
 #define cudaEventBlockingSync 0x01
 #define cudaEventDisableTiming 0x02
