@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
 import datetime
 import json
 import multiprocessing
@@ -128,7 +129,9 @@ class Torch:
 
     @torch.no_grad()
     def network(self, image: torch.Tensor):
-        return self.model(image)
+        # What is no convolution or product of theirs stays in float32, as in training.
+        with torch.autocast("cuda", torch.float16, cache_enabled=False):
+            return self.model(image)
 
     def prepare(self) -> torch.Tensor:
         x = self.frame.to("cuda", non_blocking=True).permute(2, 0, 1)[None].float() / 255
@@ -137,7 +140,7 @@ class Torch:
             (r - c) // 2 for r, c in zip(self.config.resize, self.config.crop, strict=True)
         )
         x = x[:, :, top : top + self.config.crop[0], left : left + self.config.crop[1]]
-        x = x.expand(self.batch, -1, -1, -1).half()
+        x = x.expand(self.batch, -1, -1, -1)
         return x.contiguous(memory_format=torch.channels_last)
 
     def answer(self) -> tuple[float, np.ndarray]:
@@ -200,8 +203,9 @@ def race(contestants: dict, seconds: float) -> dict[str, dict]:
 def build(title: str, folder: str) -> str:
     torch.set_num_threads(2)
     target = Path(folder) / title
-    target.mkdir()
-    make(title, target)
+    if not (target / "model.plan").exists():
+        target.mkdir(parents=True, exist_ok=True)
+        make(title, target)
     return title
 
 
@@ -214,7 +218,7 @@ def measure(title: str, plan: Path, modes: list[str], batches: list[int], second
     with torch.no_grad():
         expected = model(to_network(frame, config.resize, config.crop)[None])[1][0, 0].numpy()
     found: dict[str, object] = {"latency": {}, "network_ms": {}, "answers": {}, "missing": {}}
-    half = model.cuda().half().to(memory_format=torch.channels_last)
+    half = in_half(model)
     for batch in (1, *batches):
         contestants = enter(plan, half, frame, batch, modes, expected, found)
         if batch == 1:
@@ -230,6 +234,14 @@ def measure(title: str, plan: Path, modes: list[str], batches: list[int], second
         for name, entry in latency.items():
             print(f"  batch {batch}: {name}: {entry['median_ms']:.3f} ms", flush=True)
     return found
+
+
+def in_half(model) -> torch.nn.Module:
+    """Put the model on the card, the weights of its convolutions and products in f16."""
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.Linear)):
+            module.half()
+    return model.cuda().to(memory_format=torch.channels_last)
 
 
 def enter(plan, half, frame, batch: int, modes, expected, found: dict) -> dict:
@@ -311,6 +323,7 @@ def main() -> int:
     parser.add_argument("--compile", default="max-autotune", metavar="MODE", help="or none")
     parser.add_argument("--batches", nargs="*", type=int, default=list(BATCHES), metavar="N")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each contestant")
+    parser.add_argument("--plans", metavar="DIR", help="where plans are kept, to be used again")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -327,7 +340,8 @@ def main() -> int:
         "models": {},
     }
     print(json.dumps(report["card"]), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        folder = arguments.plans or stack.enter_context(tempfile.TemporaryDirectory())
         workers = min(len(titles), max(1, len(os.sched_getaffinity(0)) // 2))
         # CUDA does not survive a fork.
         spawn = multiprocessing.get_context("spawn")

@@ -163,6 +163,18 @@ struct DepthToSpaceArgs {
 };
 cudaError_t depth_to_space(const DepthToSpaceArgs& args, cudaStream_t stream);
 
+// A convolution's windows as rows of a matrix: out[y * out_width + x] holds the pixels of the
+// window of output (y, x), row by row, zeros outside the map, and zeros up to row_bytes.
+struct UnfoldArgs {
+  const void* in;                // [height][width] pixels
+  void* out;                     // [out_height * out_width][row_bytes]
+  int64_t height, width, bytes;  // of a pixel, a multiple of 2
+  int64_t kernel_height, kernel_width, stride_y, stride_x, top, left, dilation_y, dilation_x;
+  int64_t out_height, out_width;
+  int64_t row_bytes;  // a multiple of 16, at least kernel_height * kernel_width * bytes
+};
+cudaError_t unfold(const UnfoldArgs& args, cudaStream_t stream);
+
 // dst[y][x][c], bilinear with half-pixel centres, the border clamped, or with aligned corners (as
 // torch's interpolate). Rows of dst lie dst_row_stride floats apart.
 struct ResizeBilinearArgs {

@@ -77,6 +77,28 @@ cudaError_t move_units(const void* in, void* out, int64_t count, Place place, cu
                 static_cast<const Unit*>(in), static_cast<Unit*>(out), count, place);
 }
 
+template <class Unit>
+__global__ void __launch_bounds__(kThreads)
+    unfold_kernel(const Unit* in, Unit* out, UnfoldArgs a, int64_t length, int64_t row) {
+  const int64_t count = a.out_height * a.out_width * row;
+  const int64_t window = a.kernel_height * a.kernel_width * length;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * kThreads) {
+    const Division at = divide(i, row);
+    Unit value{};
+    if (at.remainder < window) {
+      const Division pixel = divide(at.quotient, a.out_width), tap = divide(at.remainder, length);
+      const Division offset = divide(tap.quotient, a.kernel_width);
+      const int64_t y = pixel.quotient * a.stride_y - a.top + offset.quotient * a.dilation_y;
+      const int64_t x = pixel.remainder * a.stride_x - a.left + offset.remainder * a.dilation_x;
+      if (y >= 0 && y < a.height && x >= 0 && x < a.width) {
+        value = in[(y * a.width + x) * length + tap.remainder];
+      }
+    }
+    out[i] = value;
+  }
+}
+
 }  // namespace
 
 // A word divides all numbers if it divides their bits together.
@@ -113,6 +135,17 @@ cudaError_t depth_to_space(const DepthToSpaceArgs& a, cudaStream_t stream) {
     const int64_t length = a.bytes / static_cast<int64_t>(sizeof unit);
     return move_units<decltype(unit)>(a.in, a.out, a.height * a.width * a.block * a.block * length,
                                       Depth{length, a.width, a.block}, stream);
+  });
+}
+
+cudaError_t unfold(const UnfoldArgs& a, cudaStream_t stream) {
+  return with_unit(address(a.in) | address(a.out) | a.bytes | a.row_bytes, [&](auto unit) {
+    using Unit = decltype(unit);
+    constexpr int64_t kSize = sizeof unit;
+    const int64_t row = a.row_bytes / kSize;
+    return launch(unfold_kernel<Unit>, blocks_for(a.out_height * a.out_width * row, kThreads),
+                  kThreads, 0, stream, static_cast<const Unit*>(a.in), static_cast<Unit*>(a.out), a,
+                  a.bytes / kSize, row);
   });
 }
 

@@ -34,7 +34,7 @@ std::function<void()> launch_attention(const TritonKernel& kernel,
                                        const kernels::AttentionArgs& args, const Device& device) {
   const dim3 grid(tiles(args.queries, kernel.constants.at("BLOCK_Q")),
                   static_cast<unsigned>(args.heads), static_cast<unsigned>(args.windows));
-  return [&kernel, args, grid, stream = device.stream] {
+  return [&kernel, args, grid, stream = device.lane->stream] {
     kernels::AttentionArgs a = args;
     int32_t queries = static_cast<int32_t>(a.queries), keys = static_cast<int32_t>(a.keys);
     int32_t dim = static_cast<int32_t>(a.dim), value_dim = static_cast<int32_t>(a.value_dim);
@@ -101,7 +101,7 @@ std::function<void()> launch_halo_attention(const TritonKernel& kernel,
   const dim3 grid(static_cast<unsigned>(squares) *
                       tiles(args.block * args.block, kernel.constants.at("BLOCK_Q")),
                   static_cast<unsigned>(args.heads), 1);
-  return [&kernel, args, grid, stream = device.stream] {
+  return [&kernel, args, grid, stream = device.lane->stream] {
     kernels::HaloAttentionArgs a = args;
     int32_t height = static_cast<int32_t>(a.height), width = static_cast<int32_t>(a.width);
     int32_t dim = static_cast<int32_t>(a.dim), value_dim = static_cast<int32_t>(a.value_dim);

@@ -31,7 +31,8 @@ std::unique_ptr<Backend> make_cuda_backend(Device& device);
 template <class Args>
 std::function<void()> launch(cudaError_t (*launcher)(const Args&, cudaStream_t), Args args,
                              const Device& device, const char* name) {
-  return [launcher, args, stream = device.stream, name] { check(launcher(args, stream), name); };
+  return
+      [launcher, args, stream = device.lane->stream, name] { check(launcher(args, stream), name); };
 }
 
 // An operator over one of our kernels; `bind` returns the call. `scratch` is in floats.
@@ -66,9 +67,9 @@ inline kernels::cuda::Unary kernel_activation(nodes::Activation activation) {
 // a linear layer, or a 1x1 convolution with a row for each pixel.
 struct Product {
   int64_t rows, depth, width;
-  const Tensor* weight;    // [width][depth]
-  const Tensor* bias;      // [width] or null
-  const Tensor* residual;  // [rows][width] or null, input 3
+  std::vector<float> weight;  // [width][depth]
+  const Tensor* bias;         // [width] or null
+  const Tensor* residual;     // [rows][width] or null, input 3
   nodes::Activation activation;
 };
 std::unique_ptr<Operator> make_product(const OperatorRequest& request, Device& device,

@@ -1,5 +1,10 @@
-// Convolutions: 1x1 ones as products by cuBLASLt, grouped and lopsided ones by our kernel, the
-// others by cuDNN, channels-last, with bias, residual and ReLU fused. Pooling by our kernels.
+// Convolutions, channels-last, with bias, residual and ReLU fused: as products by cuBLASLt (1x1
+// ones as they are, small maps and odd shapes after their windows were unfolded into rows), large
+// maps by cuDNN, grouped ones by our kernel. Pooling by our kernels.
+#include <algorithm>
+#include <array>
+#include <utility>
+
 #include "backends/cuda/backend.h"
 
 namespace adfast::cuda {
@@ -76,9 +81,10 @@ class CudnnConvolution final : public Operator {
             "describing an activation");
     size_t bytes = 0;
     const cudnn::Status status = dnn.GetConvolutionForwardWorkspaceSize(
-        device.cudnn_handle, x_, filter_, convolution_, y_, algorithm_, &bytes);
-    nodes::require(status == 0 && bytes <= device.workspace.bytes(), request.node,
+        device.lane->cudnn_handle, x_, filter_, convolution_, y_, algorithm_, &bytes);
+    nodes::require(status == 0, request.node,
                    std::string("cuDNN cannot run it: ") + dnn.GetErrorString(status));
+    device.reserve_workspace(bytes);
 
     rest_.x_type = rest_.out_type = rest_.residual_type = kernel_type(type);
     rest_.activation = kernel_activation(node.activation);
@@ -94,20 +100,22 @@ class CudnnConvolution final : public Operator {
     void* y = binding.outputs[0];
     auto rest = rest_;
     rest.x = rest.out = y;
+    const Lane& lane = *device_.lane;
     // Which combinations of types and sizes the fused call takes is known to the library alone:
     // it is tried once, on whatever lies in the memory now.
-    if (fused(x, residual, y) == 0) {
-      if (activates_) return [this, x, residual, y] { require(fused(x, residual, y), what); };
-      return [this, x, residual, y, rest] {
-        require(fused(x, residual, y), what);
-        check(kernels::epilogue(rest, device_.stream), "epilogue");
+    if (fused(lane, x, residual, y) == 0) {
+      if (activates_)
+        return [this, &lane, x, residual, y] { require(fused(lane, x, residual, y), what); };
+      return [this, &lane, x, residual, y, rest] {
+        require(fused(lane, x, residual, y), what);
+        check(kernels::epilogue(rest, lane.stream), "epilogue");
       };
     }
     rest.bias = exact_bias_.as<const float>();
     rest.residual = residual;
-    return [this, x, y, rest] {
-      require(plain(x, y), what);
-      check(kernels::epilogue(rest, device_.stream), "epilogue");
+    return [this, &lane, x, y, rest] {
+      require(plain(lane, x, y), what);
+      check(kernels::epilogue(rest, lane.stream), "epilogue");
     };
   }
   double flops() const override { return flops_; }
@@ -130,18 +138,18 @@ class CudnnConvolution final : public Operator {
                                                   h, w, c * h * w, 1, c * w, c),
             "describing a tensor");
   }
-  cudnn::Status fused(const void* x, const void* residual, void* y) const {
+  cudnn::Status fused(const Lane& lane, const void* x, const void* residual, void* y) const {
     const float one = 1, add = residual == nullptr ? 0.0f : 1.0f;
     return device_.cudnn.ConvolutionBiasActivationForward(
-        device_.cudnn_handle, &one, x_, x, filter_, weight_.data(), convolution_, algorithm_,
-        device_.workspace.data(), device_.workspace.bytes(), &add, y_,
-        residual == nullptr ? y : residual, bias_desc_, bias_.data(), activation_, y_, y);
+        lane.cudnn_handle, &one, x_, x, filter_, weight_.data(), convolution_, algorithm_,
+        lane.workspace.data(), lane.workspace.bytes(), &add, y_, residual == nullptr ? y : residual,
+        bias_desc_, bias_.data(), activation_, y_, y);
   }
-  cudnn::Status plain(const void* x, void* y) const {
+  cudnn::Status plain(const Lane& lane, const void* x, void* y) const {
     const float one = 1, zero = 0;
-    return device_.cudnn.ConvolutionForward(
-        device_.cudnn_handle, &one, x_, x, filter_, weight_.data(), convolution_, algorithm_,
-        device_.workspace.data(), device_.workspace.bytes(), &zero, y_, y);
+    return device_.cudnn.ConvolutionForward(lane.cudnn_handle, &one, x_, x, filter_, weight_.data(),
+                                            convolution_, algorithm_, lane.workspace.data(),
+                                            lane.workspace.bytes(), &zero, y_, y);
   }
 
   const Device& device_;
@@ -195,17 +203,132 @@ std::unique_ptr<Operator> make_group_conv(const Device& device, const nodes::Con
                          });
 }
 
+// The windows unfolded into rows, then one product.
+class UnfoldedConvolution final : public Operator {
+ public:
+  UnfoldedConvolution(const OperatorRequest& request, Device& device,
+                      const nodes::Convolution& node)
+      : device_(device) {
+    const nodes::Window& w = node.window;
+    const Shape& shape = node.weight->shape;
+    const auto element = static_cast<int64_t>(size_of(device.features));
+    const int64_t taps = shape[1] * shape[2] * shape[3];
+    // Whole words of 16 bytes, which is what tensor cores read.
+    const int64_t depth = (taps * element + 15) / 16 * 16 / element;
+    unfold_.height = node.x[2];
+    unfold_.width = node.x[3];
+    unfold_.bytes = node.x[1] * element;
+    unfold_.kernel_height = w.kernel[0];
+    unfold_.kernel_width = w.kernel[1];
+    unfold_.stride_y = w.strides[0];
+    unfold_.stride_x = w.strides[1];
+    unfold_.top = w.begin[0];
+    unfold_.left = w.begin[1];
+    unfold_.dilation_y = w.dilations[0];
+    unfold_.dilation_x = w.dilations[1];
+    unfold_.out_height = node.y[2];
+    unfold_.out_width = node.y[3];
+    unfold_.row_bytes = depth * element;
+    const auto rows = reordered(*node.weight, [&](int64_t o, int64_t i, int64_t y, int64_t x) {
+      return ((o * shape[2] + y) * shape[3] + x) * shape[1] + i;
+    });
+    std::vector<float> weight(static_cast<size_t>(shape[0] * depth));
+    for (int64_t o = 0; o < shape[0]; ++o) {
+      std::copy_n(rows.begin() + o * taps, taps, weight.begin() + o * depth);
+    }
+    const int64_t pixels = node.y[2] * node.y[3];
+    bytes_ = static_cast<size_t>((pixels * unfold_.row_bytes + 255) / 256 * 256);
+    product_ = make_product(
+        request, device,
+        {pixels, depth, node.y[1], std::move(weight), node.bias, node.residual, node.activation});
+    flops_ = node.flops;
+  }
+
+  std::function<void()> bind(const Binding& binding) const override {
+    kernels::UnfoldArgs unfold = unfold_;
+    unfold.in = binding.inputs[0];
+    unfold.out = binding.scratch;
+    Binding rest = binding;
+    rest.inputs[0] = binding.scratch;
+    rest.scratch = static_cast<std::byte*>(binding.scratch) + bytes_;
+    return
+        [first = launch(kernels::unfold, unfold, device_, "unfold"), then = product_->bind(rest)] {
+          first();
+          then();
+        };
+  }
+  size_t scratch_bytes() const override { return bytes_ + product_->scratch_bytes(); }
+  double flops() const override { return flops_; }
+  size_t packed_bytes() const override { return product_->packed_bytes(); }
+  std::string kernel() const override { return "adfast:cuda+" + product_->kernel(); }
+
+ private:
+  const Device& device_;
+  kernels::UnfoldArgs unfold_{};
+  std::unique_ptr<Operator> product_;
+  size_t bytes_ = 0;
+  double flops_ = 0;
+};
+
+// cuDNN's implicit products give each multiprocessor tiles of the result, and every tile walks the
+// whole depth: where there are fewer tiles than multiprocessors, those without one idle. cuBLASLt
+// shares the depth out too. Images of three channels, which fill no word, are best unfolded as
+// well.
+bool better_unfolded(const nodes::Convolution& node, const Device& device) {
+  constexpr int64_t tile = 128;
+  const auto tiles = [](int64_t count) { return (count + tile - 1) / tile; };
+  const bool few = tiles(node.y[2] * node.y[3]) * tiles(node.y[1]) < device.multiprocessors;
+  const bool narrow = node.x[1] * static_cast<int64_t>(size_of(device.features)) % 16 != 0;
+  return few || narrow || node.window.begin != node.window.end;
+}
+
 std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, Device& device) {
   const nodes::Convolution node = nodes::convolution(request);
   const nodes::Window& w = node.window;
-  if (node.groups > 1 || w.begin != w.end) return make_group_conv(device, node);
+  if (node.groups > 1) return make_group_conv(device, node);
   constexpr std::array<int64_t, 2> one = {1, 1}, none = {0, 0};
-  if (w.kernel == one && w.dense() && w.begin == none) {
+  if (w.kernel == one && w.dense() && w.begin == none && w.end == none) {
     return make_product(request, device,
-                        {node.y[2] * node.y[3], node.x[1], node.y[1], node.weight, node.bias,
-                         node.residual, node.activation});
+                        {node.y[2] * node.y[3], node.x[1], node.y[1], nodes::floats(*node.weight),
+                         node.bias, node.residual, node.activation});
+  }
+  if (better_unfolded(node, device)) {
+    return std::make_unique<UnfoldedConvolution>(request, device, node);
   }
   return std::make_unique<CudnnConvolution>(request, device, node);
+}
+
+// The mean over the whole map, as squeeze-and-excite blocks take it: a sum shared among blocks.
+std::unique_ptr<Operator> make_global_mean(const OperatorRequest& request, Device& device,
+                                           const nodes::Pool& node) {
+  kernels::ReduceArgs reduce{};
+  reduce.op = kernels::Reduce::mean;
+  reduce.type = kernel_type(request.inputs[0]->dtype);
+  reduce.rows = 1;
+  reduce.width = node.x[2] * node.x[3];
+  reduce.inner = node.x[1];
+  kernels::UnaryArgs convert{};
+  convert.op = kernels::Unary::identity;
+  convert.x_type = kernels::Type::f32;
+  convert.out_type = kernel_type(request.outputs[0]->dtype);
+  convert.count = node.x[1];
+  const auto means = static_cast<size_t>((node.x[1] + 63) / 64 * 64);
+  return kernel_operator(static_cast<double>(element_count(node.x)),
+                         means + kernels::reduce_scratch(reduce.rows, reduce.width, reduce.inner),
+                         [reduce, convert, means, &device](const Binding& binding) {
+                           kernels::ReduceArgs first = reduce;
+                           first.x = binding.inputs[0];
+                           first.out = static_cast<float*>(binding.scratch);
+                           first.scratch = first.out + means;
+                           kernels::UnaryArgs then = convert;
+                           then.x = first.out;
+                           then.out = binding.outputs[0];
+                           return [mean = launch(kernels::reduce, first, device, "reduce"),
+                                   store = launch(kernels::unary, then, device, "unary")] {
+                             mean();
+                             store();
+                           };
+                         });
 }
 
 std::unique_ptr<Operator> make_pool(const OperatorRequest& request, Device& device,
@@ -243,6 +366,11 @@ std::unique_ptr<Operator> make_max_pool2d(const OperatorRequest& request, Device
 }
 
 std::unique_ptr<Operator> make_avg_pool2d(const OperatorRequest& request, Device& device) {
+  const nodes::Pool node = nodes::pool(request);
+  constexpr std::array<int64_t, 2> none = {0, 0};
+  const nodes::Window& w = node.window;
+  const bool whole = w.kernel == std::array{node.x[2], node.x[3]};
+  if (whole && w.begin == none && w.end == none) return make_global_mean(request, device, node);
   return make_pool(request, device, kernels::avg_pool,
                    request.node.attrs.integer("count_include_pad") != 0);
 }

@@ -8,8 +8,10 @@
 namespace adfast::cuda {
 namespace {
 
-// What cuBLASLt's own documentation asks for on Hopper; every library takes less when it must.
-constexpr size_t workspace_bytes = size_t{32} << 20;
+// What cuBLASLt's own documentation asks for on Hopper.
+constexpr size_t least_workspace = size_t{32} << 20;
+// As many branches as the detectors have.
+constexpr int most_lanes = 2;
 
 uint16_t to_bf16(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
@@ -103,14 +105,26 @@ Device::Device(int number, DType features, const std::string& folders)
                     ", expected 8.0 (Ampere) or newer; load with device='cpu'");
   }
   triton = std::make_unique<TritonKernels>(10 * properties.major + properties.minor);
+  multiprocessors = properties.multiProcessorCount;
+  for (int i = 0; i < most_lanes; ++i) lanes.push_back(std::make_unique<Lane>(cudnn, cublas));
+  lane = lanes[0].get();
+  reserve_workspace(least_workspace);
+}
+
+Lane::Lane(const Cudnn& cudnn, const CublasLt& cublas) {
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
-  close_stream_ = Deferred([stream = stream] { cudaStreamDestroy(stream); });
+  close_stream_ = Deferred([this] { cudaStreamDestroy(stream); });
   check_cublas(cublas.Create(&cublas_handle), "making a handle");
-  close_cublas_ = Deferred([this] { cublas.Destroy(cublas_handle); });
+  close_cublas_ = Deferred([this, &cublas] { cublas.Destroy(cublas_handle); });
   check_cudnn(cudnn, cudnn.Create(&cudnn_handle), "making a handle");
-  close_cudnn_ = Deferred([this] { cudnn.Destroy(cudnn_handle); });
+  close_cudnn_ = Deferred([this, &cudnn] { cudnn.Destroy(cudnn_handle); });
   check_cudnn(cudnn, cudnn.SetStream(cudnn_handle, stream), "setting the stream");
-  workspace = Buffer(workspace_bytes);
+}
+
+void Device::reserve_workspace(size_t bytes) {
+  for (const auto& each : lanes) {
+    if (each->workspace.bytes() < bytes) each->workspace = Buffer(bytes);
+  }
 }
 
 void Device::enter() const { check(cudaSetDevice(number), "choosing the device"); }

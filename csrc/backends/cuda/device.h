@@ -97,6 +97,22 @@ class Deferred {
   std::function<void()> function_;
 };
 
+// Steps of a lane follow each other on its stream; lanes run side by side. What a library scribbles
+// on while it works belongs to one lane.
+struct Lane {
+  Lane(const Cudnn& cudnn, const CublasLt& cublas);
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+
+  cudaStream_t stream = nullptr;
+  cudnn::Handle cudnn_handle = nullptr;
+  cublas::Handle cublas_handle = nullptr;
+  Buffer workspace;
+
+ private:
+  Deferred close_stream_, close_cublas_, close_cudnn_;
+};
+
 class Device {
  public:
   // Throws ErrorKind::argument when a library is missing, ErrorKind::run when the device refuses.
@@ -106,22 +122,20 @@ class Device {
 
   // Makes the device the calling thread's.
   void enter() const;
+  // Operators call it while they are built, before any is bound.
+  void reserve_workspace(size_t bytes);
+  size_t workspace_bytes() const { return lanes[0]->workspace.bytes(); }
 
   int number;
   DType features;
   std::string name;
+  int multiprocessors = 0;
   const CublasLt& cublas;
   const Cudnn& cudnn;
-  cudaStream_t stream = nullptr;
-  cudnn::Handle cudnn_handle = nullptr;
-  cublas::Handle cublas_handle = nullptr;
-  // For libraries' products and convolutions, which follow each other on the one stream.
-  Buffer workspace;
+  std::vector<std::unique_ptr<Lane>> lanes;
+  Lane* lane = nullptr;  // of what is being bound
   std::unique_ptr<DeviceFrame> frame;
   std::unique_ptr<TritonKernels> triton;
-
- private:
-  Deferred close_stream_, close_cublas_, close_cudnn_;
 };
 
 inline kernels::cuda::Type kernel_type(DType type) {

@@ -1,5 +1,7 @@
 #include "backends/cuda/execution.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace adfast::cuda {
@@ -7,22 +9,60 @@ namespace {
 
 // What libraries assume of the matrices they are given.
 constexpr size_t alignment = 256;
+// Below this, a second lane has too little to do to be worth its joining.
+constexpr double worthwhile_parallelism = 1.4;
 
-Schedule one_lane(const Program& program) { return make_schedule(program.needs(), 1); }
+Schedule schedule_for(const Program& program, const Device& device) {
+  const auto needs = program.needs();
+  const bool branches = parallelism(needs) >= worthwhile_parallelism;
+  return make_schedule(needs, branches ? static_cast<int>(device.lanes.size()) : 1);
+}
+
+std::vector<int32_t> merged(const Schedule& schedule, size_t steps) {
+  std::vector<int32_t> order;
+  std::vector<bool> placed(steps);
+  std::vector<size_t> next(schedule.lanes.size());
+  while (order.size() < steps) {
+    for (size_t lane = 0; lane < next.size(); ++lane) {
+      const auto& line = schedule.lanes[lane];
+      for (; next[lane] < line.size(); ++next[lane]) {
+        const int32_t step = line[next[lane]];
+        const auto& waits = schedule.waits[step];
+        if (!std::all_of(waits.begin(), waits.end(), [&](int32_t w) { return placed[w]; })) break;
+        order.push_back(step);
+        placed[step] = true;
+      }
+    }
+  }
+  return order;
+}
 
 }  // namespace
 
-Execution::Execution(const Program& program, Device& device) : program_(program), device_(device) {
-  const Schedule schedule = one_lane(program);
-  order_ = schedule.lanes[0];
-  ArenaLayout layout = arena_layout(program, schedule, alignment);
+Execution::Event::Event() { check(cudaEventCreate(&event), "making an event"); }
+Execution::Event::~Event() { cudaEventDestroy(event); }
+
+Execution::Execution(const Program& program, Device& device)
+    : program_(program),
+      device_(device),
+      schedule_(schedule_for(program, device)),
+      lane_(program.steps().size()),
+      order_(merged(schedule_, program.steps().size())),
+      done_(program.steps().size()) {
+  ArenaLayout layout = arena_layout(program, schedule_, alignment);
   offsets_ = std::move(layout.offsets);
   arena_ = Buffer(layout.bytes);
   // Steps are tried out on it while they are bound.
-  check(cudaMemsetAsync(arena_.data(), 0, arena_.bytes(), device.stream), "clearing memory");
+  check(cudaMemset(arena_.data(), 0, arena_.bytes()), "clearing memory");
+  check(cudaStreamSynchronize(cudaStreamLegacy), "clearing memory");
+  for (size_t lane = 0; lane < schedule_.lanes.size(); ++lane) {
+    for (int32_t step : schedule_.lanes[lane]) lane_[step] = static_cast<int>(lane);
+  }
   const auto& tensors = program.tensors();
   const auto& steps = program.steps();
   for (size_t s = 0; s < steps.size(); ++s) {
+    // The frame is put in place before the lanes part.
+    if (steps[s].op == "frame") lane_[s] = 0;
     Binding binding;
     const auto address = [&](int32_t id) -> void* {
       return id < 0 || tensors[id].constant ? nullptr : data(id);
@@ -30,9 +70,18 @@ Execution::Execution(const Program& program, Device& device) : program_(program)
     for (int32_t id : steps[s].inputs) binding.inputs.push_back(address(id));
     for (int32_t id : steps[s].outputs) binding.outputs.push_back(address(id));
     binding.scratch = data(static_cast<int32_t>(tensors.size() + s));
+    device.lane = device.lanes[lane_[s]].get();
     calls_.push_back(steps[s].run->bind(binding));
+    if (schedule_.awaited[s]) done_[s] = std::make_unique<Event>();
   }
-  check(cudaStreamSynchronize(device.stream), "binding the steps");
+  device.lane = device.lanes[0].get();
+  if (lanes() > 1) {
+    begun_ = std::make_unique<Event>();
+    joined_ = std::make_unique<Event>();
+  }
+  for (const auto& lane : device.lanes) {
+    check(cudaStreamSynchronize(lane->stream), "binding the steps");
+  }
 }
 
 Execution::~Execution() {
@@ -47,29 +96,51 @@ void Execution::start() const {
   }
 }
 
+void Execution::enqueue_all() const {
+  cudaStream_t first = device_.lanes[0]->stream;
+  const auto is_frame = [&](int32_t step) { return program_.steps()[step].op == "frame"; };
+  if (lanes() > 1) {
+    check(cudaEventRecord(begun_->event, first), "parting the lanes");
+    check(cudaStreamWaitEvent(device_.lanes[1]->stream, begun_->event, 0), "parting the lanes");
+  }
+  for (int32_t step : order_) {
+    if (is_frame(step)) continue;
+    for (int32_t other : schedule_.waits[step]) {
+      if (is_frame(other)) continue;  // it was there before
+      check(cudaStreamWaitEvent(stream_of(step), done_[other]->event, 0), "waiting for a lane");
+    }
+    calls_[step]();
+    if (done_[step] != nullptr) {
+      check(cudaEventRecord(done_[step]->event, stream_of(step)), "telling other lanes");
+    }
+  }
+  if (lanes() > 1) {
+    check(cudaEventRecord(joined_->event, device_.lanes[1]->stream), "joining the lanes");
+    check(cudaStreamWaitEvent(first, joined_->event, 0), "joining the lanes");
+  }
+}
+
 void Execution::record() {
-  check(cudaStreamBeginCapture(device_.stream, cudaStreamCaptureModeThreadLocal),
-        "recording the steps");
+  cudaStream_t first = device_.lanes[0]->stream;
+  check(cudaStreamBeginCapture(first, cudaStreamCaptureModeThreadLocal), "recording the steps");
   cudaGraph_t recorded = nullptr;
   try {
-    for (int32_t step : order_) {
-      if (program_.steps()[step].op != "frame") calls_[step]();
-    }
+    enqueue_all();
   } catch (...) {
     // What was begun must be ended, or the stream stays unusable.
-    cudaStreamEndCapture(device_.stream, &recorded);
+    cudaStreamEndCapture(first, &recorded);
     if (recorded != nullptr) cudaGraphDestroy(recorded);
     cudaGetLastError();
     throw;
   }
-  check(cudaStreamEndCapture(device_.stream, &recorded), "recording the steps");
+  check(cudaStreamEndCapture(first, &recorded), "recording the steps");
   const Deferred free_recorded([&] { cudaGraphDestroy(recorded); });
   check(cudaGraphInstantiate(&graph_, recorded, 0), "preparing the recorded steps");
 }
 
 void Execution::run() {
   if (graph_ == nullptr) record();
-  check(cudaGraphLaunch(graph_, device_.stream), "launching the recorded steps");
+  check(cudaGraphLaunch(graph_, device_.lanes[0]->stream), "launching the recorded steps");
 }
 
 void Execution::run_each(const std::function<void(int32_t)>& seen) const {
@@ -77,12 +148,22 @@ void Execution::run_each(const std::function<void(int32_t)>& seen) const {
     const Program::Step& which = program_.steps()[step];
     try {
       calls_[step]();
-      check(cudaStreamSynchronize(device_.stream), "running the step");
+      check(cudaStreamSynchronize(stream_of(step)), "running the step");
     } catch (const Error& error) {
       throw Error(error.kind(), "[" + which.op + " '" + which.name + "'] " + error.what());
     }
     seen(step);
   }
+}
+
+double Execution::time_step(int32_t step) const {
+  check(cudaEventRecord(before_.event, stream_of(step)), "starting a clock");
+  calls_[step]();
+  check(cudaEventRecord(after_.event, stream_of(step)), "starting a clock");
+  check(cudaStreamSynchronize(stream_of(step)), "running the step");
+  float elapsed = 0;
+  check(cudaEventElapsedTime(&elapsed, before_.event, after_.event), "reading a clock");
+  return elapsed;
 }
 
 }  // namespace adfast::cuda

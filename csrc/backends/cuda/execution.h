@@ -1,6 +1,8 @@
-// A program bound to device memory: its steps recorded once as a CUDA graph and launched whole.
+// A program bound to device memory: its steps recorded once as a CUDA graph, branches side by side,
+// and launched whole.
 #pragma once
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -25,16 +27,33 @@ class Execution {
   void run();
   // Runs every step by itself and waits for it; `seen` gets its number.
   void run_each(const std::function<void(int32_t)>& seen) const;
-  // Puts one step on the stream.
-  void run_step(int32_t step) const { calls_[step](); }
+  // Runs one step by itself between two events; returns milliseconds by the device's clock.
+  double time_step(int32_t step) const;
+  int lanes() const { return static_cast<int>(schedule_.lanes.size()); }
+  int lane_of(int32_t step) const { return lane_[step]; }
   const std::vector<int32_t>& order() const { return order_; }
 
  private:
+  struct Event {
+    Event();
+    ~Event();
+    Event(const Event&) = delete;
+    Event& operator=(const Event&) = delete;
+    cudaEvent_t event = nullptr;
+  };
+
   void record();
+  void enqueue_all() const;
+  cudaStream_t stream_of(int32_t step) const { return device_.lanes[lane_[step]]->stream; }
 
   const Program& program_;
   Device& device_;
-  std::vector<int32_t> order_;
+  Schedule schedule_;
+  std::vector<int> lane_;       // of each step
+  std::vector<int32_t> order_;  // all steps: each lane's order kept, after those it waits for
+  std::vector<std::unique_ptr<Event>> done_;  // of steps that another lane waits for
+  std::unique_ptr<Event> begun_, joined_;
+  mutable Event before_, after_;
   Buffer arena_;
   std::vector<size_t> offsets_;
   std::vector<std::function<void()>> calls_;

@@ -36,13 +36,14 @@ class Matmul {
     cublas::Preference preference = nullptr;
     check_cublas(lt.MatmulPreferenceCreate(&preference), "making a preference");
     const Deferred free_preference([&] { lt.MatmulPreferenceDestroy(preference); });
-    const uint64_t bytes = device.workspace.bytes();
+    const uint64_t bytes = device.workspace_bytes();
     check_cublas(lt.MatmulPreferenceSetAttribute(preference, cublas::max_workspace_bytes, &bytes,
                                                  sizeof(bytes)),
                  "setting a preference");
     int found = 0;
-    const cublas::Status status = lt.MatmulAlgoGetHeuristic(
-        device.cublas_handle, product_, weight_, x_, y_, y_, preference, 1, &algorithm_, &found);
+    const cublas::Status status =
+        lt.MatmulAlgoGetHeuristic(device.lane->cublas_handle, product_, weight_, x_, y_, y_,
+                                  preference, 1, &algorithm_, &found);
     nodes::require(status == 0 && found == 1, node,
                    "cuBLASLt has no algorithm for " + std::to_string(rows) + "x" +
                        std::to_string(depth) + " times " + std::to_string(depth) + "x" +
@@ -51,13 +52,14 @@ class Matmul {
   Matmul(const Matmul&) = delete;
   Matmul& operator=(const Matmul&) = delete;
 
-  void run(const void* weight, const void* x, const void* residual, void* y) const {
+  void run(const Lane& lane, const void* weight, const void* x, const void* residual,
+           void* y) const {
     const float alpha = 1;
-    check_cublas(device_.cublas.Matmul(device_.cublas_handle, product_, &alpha, weight, weight_, x,
-                                       x_, &beta_, residual == nullptr ? y : residual, y_, y, y_,
-                                       &algorithm_.algorithm, device_.workspace.data(),
-                                       algorithm_.workspace_bytes, device_.stream),
-                 "a product");
+    check_cublas(
+        device_.cublas.Matmul(lane.cublas_handle, product_, &alpha, weight, weight_, x, x_, &beta_,
+                              residual == nullptr ? y : residual, y_, y, y_, &algorithm_.algorithm,
+                              lane.workspace.data(), algorithm_.workspace_bytes, lane.stream),
+        "a product");
   }
 
  private:
@@ -87,7 +89,7 @@ class ProductOperator final : public Operator {
       : device_(device), flops_(2.0 * product.rows * product.depth * product.width) {
     using nodes::Activation;
     const DType x = request.inputs[0]->dtype, y = request.outputs[0]->dtype;
-    weight_ = uploaded_as(nodes::floats(*product.weight), x);
+    weight_ = uploaded_as(product.weight, x);
     has_residual_ = product.residual != nullptr;
     // The library gives results of its operands' type, or of f32.
     const DType made = x == DType::f32 ? DType::f32 : y;
@@ -124,15 +126,18 @@ class ProductOperator final : public Operator {
     const void* x = binding.inputs[0];
     const void* residual = has_residual_ ? binding.inputs[3] : nullptr;
     void* y = binding.outputs[0];
-    if (fused_) return [this, x, residual, y] { matmul_->run(weight_.data(), x, residual, y); };
+    const Lane& lane = *device_.lane;
+    if (fused_) {
+      return [this, &lane, x, residual, y] { matmul_->run(lane, weight_.data(), x, residual, y); };
+    }
     void* product = scratch_ > 0 ? binding.scratch : y;
     auto rest = rest_;
     rest.x = product;
     rest.out = y;
     rest.residual = residual;
-    return [this, x, product, rest] {
-      matmul_->run(weight_.data(), x, nullptr, product);
-      check(kernels::cuda::epilogue(rest, device_.stream), "epilogue");
+    return [this, &lane, x, product, rest] {
+      matmul_->run(lane, weight_.data(), x, nullptr, product);
+      check(kernels::cuda::epilogue(rest, lane.stream), "epilogue");
     };
   }
   size_t scratch_bytes() const override { return scratch_; }
@@ -152,9 +157,9 @@ class ProductOperator final : public Operator {
 
 std::unique_ptr<Operator> make_linear(const OperatorRequest& request, Device& device) {
   const nodes::Linear node = nodes::linear(request);
-  return make_product(
-      request, device,
-      {node.rows, node.depth, node.width, node.weight, node.bias, node.residual, node.activation});
+  return make_product(request, device,
+                      {node.rows, node.depth, node.width, nodes::floats(*node.weight), node.bias,
+                       node.residual, node.activation});
 }
 
 }  // namespace

@@ -10,11 +10,11 @@
 namespace adfast::cuda {
 namespace {
 
-// Pixels in rows without gaps; channels as they come.
-void pack(const FrameView& frame, int64_t channels, uint8_t* out) {
+// Rows begin..end - 1 of the frame without gaps; channels as they come.
+void pack(const FrameView& frame, int64_t channels, int64_t begin, int64_t end, uint8_t* out) {
   const bool tight = frame.pixel_stride == channels && (channels == 1 || frame.channel_stride == 1);
   const int64_t row = frame.width * channels;
-  for (int64_t y = 0; y < frame.height; ++y) {
+  for (int64_t y = begin; y < end; ++y) {
     const uint8_t* in = frame.data + y * frame.row_stride;
     uint8_t* to = out + y * row;
     if (tight) {
@@ -83,6 +83,7 @@ SessionInfo CudaSession::info() const {
   info.processor = device_.name;
   info.precision = backend_->precision();
   info.frame_memory = execution_.arena_bytes();
+  info.lanes = execution_.lanes();
   info.map_height = detector_.height;
   info.map_width = detector_.width;
   return info;
@@ -110,10 +111,18 @@ void CudaSession::upload(const FrameView& frame) {
     height_ = frame.height;
     width_ = frame.width;
   }
-  pack(frame, channels, frame_host_.as<uint8_t>());
-  check(cudaMemcpyAsync(frame_.data(), frame_host_.as<uint8_t>(), bytes, cudaMemcpyHostToDevice,
-                        device_.stream),
-        "copying the frame to the device");
+  // In parts: while the card fetches one, the next is packed.
+  constexpr int64_t part_bytes = 192 << 10;
+  const int64_t row = frame.width * channels, rows = std::max<int64_t>(1, part_bytes / row);
+  auto* packed = frame_host_.as<uint8_t>();
+  for (int64_t begin = 0; begin < frame.height; begin += rows) {
+    const int64_t end = std::min(frame.height, begin + rows);
+    pack(frame, channels, begin, end, packed);
+    check(cudaMemcpyAsync(frame_.as<uint8_t>() + begin * row, packed + begin * row,
+                          static_cast<size_t>((end - begin) * row), cudaMemcpyHostToDevice,
+                          device_.lanes[0]->stream),
+          "copying the frame to the device");
+  }
   args.src = frame_.as<const uint8_t>();
   args.src_height = static_cast<int32_t>(frame.height);
   args.src_width = static_cast<int32_t>(frame.width);
@@ -133,7 +142,7 @@ void CudaSession::write_map(const FrameView& frame) {
   const Rectangle part = inspected_part(geometry_, frame.height, frame.width);
   const int64_t seen = (part.bottom - part.top) * (part.right - part.left);
   if (seen != frame.height * frame.width) {
-    check(cudaMemsetAsync(map_.data(), 0, bytes, device_.stream), "clearing the map");
+    check(cudaMemsetAsync(map_.data(), 0, bytes, device_.lanes[0]->stream), "clearing the map");
   }
   kernels::cuda::ResizeBilinearArgs args{};
   args.src = static_cast<const float*>(execution_.data(detector_.map));
@@ -144,32 +153,32 @@ void CudaSession::write_map(const FrameView& frame) {
   args.dst_height = static_cast<int32_t>(part.bottom - part.top);
   args.dst_width = static_cast<int32_t>(part.right - part.left);
   args.dst_row_stride = frame.width;
-  check(kernels::cuda::resize_bilinear(args, device_.stream), "resizing the map");
+  check(kernels::cuda::resize_bilinear(args, device_.lanes[0]->stream), "resizing the map");
   check(cudaMemcpyAsync(map_host_.as<float>(), map_.data(), bytes, cudaMemcpyDeviceToHost,
-                        device_.stream),
+                        device_.lanes[0]->stream),
         "copying the map from the device");
 }
 
 void CudaSession::predict(Job& job) {
   device_.enter();
-  check(cudaEventRecord(begin_.event, device_.stream), "starting a clock");
+  check(cudaEventRecord(begin_.event, device_.lanes[0]->stream), "starting a clock");
   upload(job.frame);
   execution_.start();
-  check(cudaEventRecord(framed_.event, device_.stream), "starting a clock");
+  check(cudaEventRecord(framed_.event, device_.lanes[0]->stream), "starting a clock");
   execution_.run();
-  check(cudaEventRecord(computed_.event, device_.stream), "starting a clock");
+  check(cudaEventRecord(computed_.event, device_.lanes[0]->stream), "starting a clock");
   auto* answer = answer_host_.as<float>();
   const auto copy = [&](float* to, int32_t tensor, size_t count) {
     check(cudaMemcpyAsync(to, execution_.data(tensor), count * sizeof(float),
-                          cudaMemcpyDeviceToHost, device_.stream),
+                          cudaMemcpyDeviceToHost, device_.lanes[0]->stream),
           "copying the answer from the device");
   };
   const auto pixels = static_cast<size_t>(detector_.height * detector_.width);
   copy(answer, detector_.score, 1);
   if (job.network_map != nullptr) copy(answer + 1, detector_.map, pixels);
   if (job.map != nullptr) write_map(job.frame);
-  check(cudaEventRecord(end_.event, device_.stream), "starting a clock");
-  check(cudaStreamSynchronize(device_.stream), "running the plan");
+  check(cudaEventRecord(end_.event, device_.lanes[0]->stream), "starting a clock");
+  check(cudaStreamSynchronize(device_.lanes[0]->stream), "running the plan");
 
   job.score = answer[0];
   if (!std::isfinite(job.score)) {
@@ -212,24 +221,17 @@ std::string CudaSession::first_bad_step() {
 std::vector<StepReport> CudaSession::profile(const FrameView& frame) {
   device_.enter();
   upload(frame);
-  // One clock between any two steps; the graph would hide them.
-  const auto& order = execution_.order();
-  std::vector<std::unique_ptr<Event>> clocks;
-  for (size_t i = 0; i <= order.size(); ++i) clocks.push_back(std::make_unique<Event>());
-  check(cudaEventRecord(clocks[0]->event, device_.stream), "starting a clock");
-  for (size_t i = 0; i < order.size(); ++i) {
-    execution_.run_step(order[i]);
-    check(cudaEventRecord(clocks[i + 1]->event, device_.stream), "starting a clock");
-  }
-  check(cudaStreamSynchronize(device_.stream), "running the plan");
+  // Step by step, without the graph, which would hide them; so launches weigh in what is short.
   std::vector<StepReport> reports;
-  for (size_t i = 0; i < order.size(); ++i) {
-    const Program::Step& step = program_.steps()[order[i]];
-    StepReport report{step.op, step.name, step.run->kernel(), order[i]};
-    report.milliseconds = milliseconds(clocks[i]->event, clocks[i + 1]->event);
-    report.begin = milliseconds(clocks[0]->event, clocks[i]->event);
+  double begin = 0;
+  for (int32_t index : execution_.order()) {
+    const Program::Step& step = program_.steps()[index];
+    StepReport report{step.op, step.name, step.run->kernel(), index, execution_.lane_of(index)};
+    report.milliseconds = execution_.time_step(index);
+    report.begin = begin;
     report.gflop = step.run->flops() * 1e-9;
     report.bytes = program_.traffic(step);
+    begin += report.milliseconds;
     reports.push_back(report);
   }
   return reports;

@@ -12,15 +12,16 @@ std::unique_ptr<Operator> make_frame(const OperatorRequest& request, Device& dev
   const nodes::Frame node = nodes::frame(request);
   const auto type = kernel_type(request.outputs[0]->dtype);
   return kernel_operator(0, 0, [node, type, &device](const Binding& binding) {
-    return [node, type, &device, dst = binding.outputs[0]] {
-      kernels::FrameArgs args = device.frame->args;
+    return [node, type, &frame = *device.frame, stream = device.lane->stream,
+            dst = binding.outputs[0]] {
+      kernels::FrameArgs args = frame.args;
       for (size_t c = 0; c < 3; ++c) {
         args.scale[c] = node.scale[c];
         args.bias[c] = node.bias[c];
       }
       args.dst = dst;
       args.type = type;
-      check(kernels::frame_to_tensor(args, device.stream), "frame");
+      check(kernels::frame_to_tensor(args, stream), "frame");
     };
   });
 }
@@ -45,8 +46,8 @@ std::unique_ptr<Operator> make_concat(const OperatorRequest& request, Device& de
                         strips.outer, piece.inner * element, piece.inner * element,
                         strips.whole * element});
     }
-    return [copies, &device] {
-      for (const auto& copy : copies) check(kernels::copy_strips(copy, device.stream), "concat");
+    return [copies, stream = device.lane->stream] {
+      for (const auto& copy : copies) check(kernels::copy_strips(copy, stream), "concat");
     };
   });
 }

@@ -15,6 +15,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,8 @@ using Work = std::function<cudaError_t()>;
 
 struct CUgraph_st {
   std::vector<Work> nodes;
+  cudaStream_t origin = nullptr;
+  std::set<cudaStream_t> loose;  // streams that joined and have work that origin does not wait for
 };
 struct CUgraphExec_st {
   std::vector<Work> nodes;
@@ -40,6 +43,8 @@ struct CUstream_st {
 struct CUevent_st {
   std::chrono::steady_clock::time_point time;
   bool timed = true, recorded = false;
+  cudaStream_t stream = nullptr;  // of its last record, and what that was part of
+  CUgraph_st* capture = nullptr;
 };
 
 namespace {
@@ -201,6 +206,7 @@ cudaError_t emulated_enqueue(cudaStream_t stream, Work work) {
   if (stream && stream->capture) {
     if (stream->spoilt) return cudaErrorStreamCaptureInvalidated;
     stream->capture->nodes.push_back(std::move(work));
+    if (stream != stream->capture->origin) stream->capture->loose.insert(stream);
     return cudaSuccess;
   }
   // The default stream would join a capture.
@@ -334,7 +340,19 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return returned(drain());
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+// A stream that waits for captured work becomes part of the capture.
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  Lock lock(mutex);
+  if (!stream || !streams.count(stream)) return returned(cudaErrorInvalidResourceHandle);
+  if (!event->capture) return cudaSuccess;
+  if (!stream->capture) {
+    stream->capture = event->capture;
+    stream->spoilt = false;
+    event->capture->loose.insert(stream);
+  }
+  if (stream == event->capture->origin) event->capture->loose.erase(event->stream);
+  return cudaSuccess;
+}
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   Lock lock(mutex);
@@ -342,6 +360,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
     return returned(cudaErrorInvalidValue);
   }
   stream->capture = new CUgraph_st;
+  stream->capture->origin = stream;
   stream->mode = mode;
   stream->spoilt = false;
   return cudaSuccess;
@@ -353,8 +372,13 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     return returned(cudaErrorInvalidValue);
   }
   CUgraph_st* captured = stream->capture;
-  stream->capture = nullptr;
-  if (stream->spoilt) {
+  bool spoilt = captured->origin != stream || !captured->loose.empty();
+  for (auto& [handle, each] : streams) {
+    if (each->capture != captured) continue;
+    each->capture = nullptr;
+    spoilt = spoilt || each->spoilt;
+  }
+  if (spoilt) {
     delete captured;
     return returned(cudaErrorStreamCaptureInvalidated);
   }
@@ -409,6 +433,9 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  Lock lock(mutex);
+  event->stream = stream;
+  event->capture = stream && streams.count(stream) ? stream->capture : nullptr;
   return returned(emulated_enqueue(stream, [event] {
     event->time = std::chrono::steady_clock::now();
     event->recorded = true;
