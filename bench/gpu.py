@@ -19,6 +19,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import datetime
+import gc
 import json
 import multiprocessing
 import os
@@ -39,6 +40,7 @@ from models import MODELS, create, make
 
 import adfast
 from adfast.benchmark import machine
+from adfast.data.folder import to_network
 from adfast.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
@@ -46,6 +48,7 @@ PRECISIONS = ("f16", "bf16", "f32")
 # Of the map's maximum, from PyTorch's f32 map on the CPU; as in end_to_end.py.
 TOLERANCE = {"f32": 1e-3, "f16": 0.05, "bf16": 0.25}
 BATCHES = (8, 32)
+MODES = ("eager", "graph")  # beside what torch.compile is asked for
 ROUNDS = 5
 
 
@@ -104,6 +107,7 @@ class Torch:
         if mode == "graph":
             self.record()
         elif mode != "eager":
+            torch._dynamo.reset()
             self.run = torch.compile(self.network, mode=mode)
         for _ in range(3):
             self.run(self.image)
@@ -200,40 +204,40 @@ def race(contestants: dict, seconds: float) -> dict[str, dict]:
     }
 
 
-def build(title: str, folder: str) -> str:
+def build(title: str, folder: str, mode: str) -> str:
+    """Make a plan, and leave what torch.compile makes of the model in its cache, in a process."""
     torch.set_num_threads(2)
     target = Path(folder) / title
     if not (target / "model.plan").exists():
         target.mkdir(parents=True, exist_ok=True)
         make(title, target)
+    if mode not in MODES:
+        with contextlib.suppress(Exception):  # it will fail again where it is noted
+            Torch(in_half(create(title)), frames(1)[0], 1, mode)
     return title
 
 
-def measure(title: str, plan: Path, modes: list[str], batches: list[int], seconds: float) -> dict:
+def measure(title: str, plan: Path, batch: int, modes: list[str], seconds: float, found: dict):
+    """Race for one model and batch; enters what is found into `found`."""
     frame = frames(1)[0]
     model = create(title)
-    from adfast.data.folder import to_network
-
     config = model.config
     with torch.no_grad():
         expected = model(to_network(frame, config.resize, config.crop)[None])[1][0, 0].numpy()
-    found: dict[str, object] = {"latency": {}, "network_ms": {}, "answers": {}, "missing": {}}
     half = in_half(model)
-    for batch in (1, *batches):
-        contestants = enter(plan, half, frame, batch, modes, expected, found)
-        if batch == 1:
-            for name, contestant in contestants.items():
-                look_closer(name, contestant, frame, found)
-        latency = race(contestants, seconds)
-        if batch == 1:
-            found["latency"] = latency
-        else:
-            found.setdefault("frames_per_second", {})[str(batch)] = {
-                name: round(1e3 * batch / entry["median_ms"], 1) for name, entry in latency.items()
-            }
-        for name, entry in latency.items():
-            print(f"  batch {batch}: {name}: {entry['median_ms']:.3f} ms", flush=True)
-    return found
+    contestants = enter(plan, half, frame, batch, modes, expected, found)
+    if batch == 1:
+        for name, contestant in contestants.items():
+            look_closer(name, contestant, frame, found)
+    latency = race(contestants, seconds)
+    if batch == 1:
+        found["latency"] = latency
+    else:
+        found.setdefault("frames_per_second", {})[str(batch)] = {
+            name: round(1e3 * batch / entry["median_ms"], 1) for name, entry in latency.items()
+        }
+    for name, entry in latency.items():
+        print(f"  batch {batch}: {name}: {entry['median_ms']:.3f} ms", flush=True)
 
 
 def in_half(model) -> torch.nn.Module:
@@ -297,8 +301,8 @@ def table(report: dict) -> str:
     lines = [f"{'ms, batch 1':<14}{'f16':>8}{'bf16':>8}{'f32':>8}{'net f16':>9}{'best peer':>11}  "]
     lines[0] += "its name; ratio end to end, network alone"
     for title, entry in report["models"].items():
-        if "latency" not in entry:
-            lines.append(f"{title:<14}  failed: {entry['error']}")
+        if not entry["latency"]:
+            lines.append(f"{title:<14}  failed: {entry.get('error')}")
             continue
         ours = {p: entry["latency"].get(f"adfast {p}", {}).get("median_ms") for p in PRECISIONS}
         peers = {n: e["median_ms"] for n, e in entry["latency"].items() if "PyTorch" in n}
@@ -330,7 +334,7 @@ def main() -> int:
         print("gpu: PyTorch finds no CUDA device", file=sys.stderr)
         return 1
     titles = arguments.models or [title for title in MODELS if title != "ADTR+"]
-    modes = ["eager", "graph"] + ([arguments.compile] if arguments.compile != "none" else [])
+    modes = [*MODES] + ([arguments.compile] if arguments.compile != "none" else [])
     report = {
         "command": " ".join(["python", "bench/gpu.py", *sys.argv[1:]]),
         "commit": commit(),
@@ -346,21 +350,29 @@ def main() -> int:
         # CUDA does not survive a fork.
         spawn = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-            ready = {title: pool.submit(build, title, folder) for title in titles}
+            ready = {title: pool.submit(build, title, folder, modes[-1]) for title in titles}
+            concurrent.futures.wait(ready.values())  # nobody else is at work while we measure
+        # Frames one by one first, for all models.
+        for batch in (1, *arguments.batches):
             for title in titles:
-                print(title, flush=True)
+                print(f"{title}, batch {batch}", flush=True)
+                found = report["models"].setdefault(title, empty())
                 try:
                     ready[title].result()
                     plan = Path(folder) / title / "model.plan"
-                    report["models"][title] = measure(
-                        title, plan, modes, arguments.batches, arguments.seconds
-                    )
+                    measure(title, plan, batch, modes, arguments.seconds, found)
                 except Exception as error:  # one model must not cost the others their figures
                     traceback.print_exc()
-                    report["models"][title] = {"error": str(error).splitlines()[0][:300]}
+                    found["error"] = str(error).splitlines()[0][:300]
+                gc.collect()
+                torch.cuda.empty_cache()
                 write(arguments.out, report)
     print(table(report))
-    return 0 if all("latency" in entry for entry in report["models"].values()) else 1
+    return 0 if not any("error" in entry for entry in report["models"].values()) else 1
+
+
+def empty() -> dict:
+    return {"latency": {}, "network_ms": {}, "answers": {}, "missing": {}}
 
 
 def write(path: Path, report: dict) -> None:

@@ -20,7 +20,8 @@ INCLUDES = {
     "csrc/plan": ("core/", "plan/"),
     "kernels/cuda": ("kernels/cuda/",),
     "csrc/runtime": ("core/", "plan/", "runtime/"),
-    "csrc/backends/cuda": ("core/", "plan/", "runtime/", "backends/cuda/", "kernels/cuda/"),
+    "csrc/backends/cuda": ("core/", "plan/", "runtime/", "backends/cuda/", "kernels/cuda/")
+    + ("triton_kernels.h",),  # made by kernels/triton/embed.py
     "csrc/backends/cpu": ("core/", "plan/", "runtime/", "backends/cpu/", "kernels/cpu/", "oneapi/"),
 }
 STL_FREE = ("kernels/cpu",)

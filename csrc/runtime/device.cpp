@@ -150,6 +150,7 @@ class DeviceSession final : public Session {
     info.precision = found.precision;
     info.isa = table_->name;
     info.frame_memory = found.frame_memory;
+    info.lanes = found.lanes;
     info.map_height = found.map_height;
     info.map_width = found.map_width;
     return info;
@@ -182,8 +183,8 @@ class DeviceSession final : public Session {
     std::vector<StepReport> reports;
     const auto take = [](void* context, const adfast_device_step* step) {
       static_cast<std::vector<StepReport>*>(context)->push_back(
-          {step->op, step->name, step->kernel, step->index, 0, step->milliseconds, step->begin_ms,
-           step->gflop, step->bytes});
+          {step->op, step->name, step->kernel, step->index, step->lane, step->milliseconds,
+           step->begin_ms, step->gflop, step->bytes});
     };
     const adfast_device_frame view = view_of(frame);
     adfast_device_error error{};

@@ -42,6 +42,7 @@ typedef struct adfast_device_info {
   char processor[256];
   char precision[8];
   uint64_t frame_memory; /* bytes held on the device for a frame in work */
+  int32_t lanes;         /* branches that run side by side */
   int64_t map_height, map_width;
 } adfast_device_info;
 
@@ -63,7 +64,7 @@ typedef struct adfast_device_job {
 
 typedef struct adfast_device_step {
   const char *op, *name, *kernel;
-  int32_t index;
+  int32_t index, lane;
   double milliseconds, begin_ms, gflop, bytes;
 } adfast_device_step;
 

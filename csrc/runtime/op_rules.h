@@ -24,9 +24,10 @@ struct OpRules {
   size_t min_inputs, max_inputs, outputs;
   std::vector<OperandType> operands;  // the last one repeated; none: any
   ResultType result;
-  int optional = -1;       // an input below min_inputs that may be absent
-  bool product = false;    // of input 0 and a constant: only many rows are narrow
-  bool writes_u8 = false;  // where every reader takes it; steps in int8 do so too
+  int optional = -1;            // an input below min_inputs that may be absent
+  bool product = false;         // of input 0 and a constant: only many rows are narrow
+  bool writes_u8 = false;       // where every reader takes it; steps in int8 do so too
+  bool moves_elements = false;  // see Backend::moves_elements
 };
 
 // What a backend stores narrowly, and as what. Two of f32: nothing.

@@ -67,6 +67,9 @@ class Backend {
   virtual Storage result_storage(const Node& node, const Shape& shape,
                                  std::span<const Tensor* const> inputs,
                                  const std::optional<Storage>& wanted) const = 0;
+  // Whether the first input may come in any type, and the result is of that type: its elements are
+  // moved, so what readers of the result want holds for the input as well.
+  virtual bool moves_elements(const Node& node) const = 0;
   // Throws ErrorKind::plan, naming op, node, expected and got.
   virtual std::unique_ptr<Operator> make(const OperatorRequest& request) const = 0;
   virtual std::unique_ptr<Operator> make_conversion(const Tensor& from, const Tensor& to) const = 0;

@@ -30,13 +30,17 @@ Program::Program(const Graph& graph, const Backend& backend) {
     if (wanted[id] != storage) wanted[id] = std::nullopt;
     read[id] = true;
   };
-  for (const Node& node : graph.nodes) {
-    for (size_t i = 0; i < node.inputs.size(); ++i) {
-      const int32_t id = node.inputs[i];
-      if (id >= 0) want(id, backend.operand_storage(node, i, tensors_[id].shape));
+  for (const auto& [role, id] : graph.outputs) want(id, std::nullopt);
+  // From the last node to the first, so that a result's readers are known before its input's.
+  for (auto node = graph.nodes.rbegin(); node != graph.nodes.rend(); ++node) {
+    for (size_t i = 0; i < node->inputs.size(); ++i) {
+      const int32_t id = node->inputs[i];
+      if (id < 0) continue;
+      const bool moved = i == 0 && backend.moves_elements(*node);
+      want(id, moved ? wanted[node->outputs[0]]
+                     : backend.operand_storage(*node, i, tensors_[id].shape));
     }
   }
-  for (const auto& [role, id] : graph.outputs) want(id, std::nullopt);
   for (const Node& node : graph.nodes) {
     std::vector<int32_t> inputs = node.inputs;
     for (size_t i = 0; i < inputs.size(); ++i) {

@@ -210,22 +210,23 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tens
     return out
 
 
-def _variant(dtype: torch.dtype, head_dim: int, queries: int) -> Variant:
-    tiles = tiling(dtype, head_dim, queries)
+def _variant(dtype: torch.dtype, head_dim: int, value_dim: int, queries: int) -> Variant:
+    tiles = tiling(dtype, max(head_dim, value_dim), queries)
     warps, stages = tiles.pop("num_warps"), tiles.pop("num_stages")
     name = TYPES[dtype]
     pointers, rows = ("q", "k", "v", "out"), ("q_row", "k_row", "v_row", "out_row")
     images = ("q_batch", "k_batch", "v_batch", "out_batch")
+    width = f"d{head_dim}" + (f"v{value_dim}" if value_dim != head_dim else "")
     return Variant(
-        name=f"attention_{name}_d{head_dim}_q{tiles['BLOCK_Q']}",
+        name=f"attention_{name}_{width}_q{tiles['BLOCK_Q']}",
         kernel=attention_kernel,
         types=dict.fromkeys(pointers, f"*{name}")
         | dict.fromkeys(("queries", "keys"), "i32")
         | dict.fromkeys(rows, "i32")
         | dict.fromkeys(images, "i64")
         | {"scale_log2": "fp32"},
-        constexprs={"HEAD_DIM": head_dim, "VALUE_DIM": head_dim}
-        | {"PADDED_DIM": head_dim, "PADDED_VALUE": head_dim, "PRECISION": "ieee"}
+        constexprs={"HEAD_DIM": head_dim, "VALUE_DIM": value_dim}
+        | {"PADDED_DIM": head_dim, "PADDED_VALUE": value_dim, "PRECISION": "ieee"}
         | tiles,
         aligned=pointers + rows + images,
         grid=("ceil(queries / BLOCK_Q)", "heads", "batch"),
@@ -236,8 +237,9 @@ def _variant(dtype: torch.dtype, head_dim: int, queries: int) -> Variant:
 
 
 VARIANTS = [
-    _variant(dtype, head_dim, queries)
+    _variant(dtype, head_dim, value_dim, queries)
     for dtype in (torch.float16, torch.bfloat16)
-    for head_dim in (16, 32, 64)
+    # 32 and 64: InTra's windows, whose queries and keys are half as wide as its tokens.
+    for head_dim, value_dim in ((16, 16), (32, 32), (32, 64), (64, 64))
     for queries in (64, 4096)
-] + [_variant(torch.float32, head_dim, 64) for head_dim in (32, 64)]
+] + [_variant(torch.float32, head_dim, head_dim, 64) for head_dim in (32, 64)]

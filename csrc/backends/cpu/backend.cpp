@@ -59,6 +59,8 @@ class CpuBackend final : public HostBackend {
     return {result_type(find(node), types(), shape, inputs, wanted), {}};
   }
 
+  bool moves_elements(const Node& node) const override { return find(node).moves_elements; }
+
   std::unique_ptr<Operator> make(const OperatorRequest& request) const override {
     const Op& op = find(request.node);
     check_operands(op, request);

@@ -192,11 +192,11 @@ std::vector<Op> shape_ops() {
   using enum OperandType;
   return {
       {{"concat", 1, 1024, 1, {features}, ResultType::features}, make_concat},
-      {{"slice", 1, 1, 1, {}, ResultType::as_first}, make_slice},
+      {{"slice", 1, 1, 1, {}, ResultType::as_first, -1, false, false, true}, make_slice},
       // The bytes of a feature map are its tokens', but for their type.
       {{"tokens", 1, 1, 1, {any}, ResultType::f32}, make_reinterpretation},
       {{"feature_map", 1, 1, 1, {f32}, ResultType::as_first}, make_reinterpretation},
-      {{"view", 1, 1, 1, {}, ResultType::as_first}, make_reinterpretation},
+      {{"view", 1, 1, 1, {}, ResultType::as_first, -1, false, false, true}, make_reinterpretation},
       {{"window_gather", 2, 2, 1, {f32, index}, ResultType::f32}, make_window_gather},
       {{"depth_to_space", 1, 1, 1, {}, ResultType::as_first}, make_depth_to_space},
       {{"resize_bilinear", 1, 1, 1, {f32}, ResultType::f32}, make_resize_bilinear},

@@ -22,12 +22,16 @@ unsigned tiles(int64_t count, int64_t size) {
 
 // The variant of kernels/triton/attention.py for these sizes, or null.
 const TritonKernel* triton_attention(const nodes::Attention& node, Device& device) {
-  const int64_t width = node.dim / node.heads;
+  const int64_t width = node.dim / node.heads, values = node.value_dim / node.heads;
   const std::string type = triton_type(device.features);
-  if (type.empty() || width != node.value_dim / node.heads || !(node.scale > 0)) return nullptr;
-  if (width != 16 && width != 32 && width != 64) return nullptr;
+  // Rows in steps of 16 elements: Triton's kernels rely on it.
+  if (type.empty() || !(node.scale > 0) || node.dim % 16 != 0 || node.value_dim % 16 != 0) {
+    return nullptr;
+  }
+  const std::string heads =
+      "d" + std::to_string(width) + (values == width ? "" : "v" + std::to_string(values));
   const char* rows = node.queries > 1024 ? "_q128" : "_q64";
-  return device.triton->find("attention_" + type + "_d" + std::to_string(width) + rows);
+  return device.triton->find("attention_" + type + "_" + heads + rows);
 }
 
 std::function<void()> launch_attention(const TritonKernel& kernel,

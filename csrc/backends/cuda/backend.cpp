@@ -50,6 +50,8 @@ class CudaBackend final : public Backend {
     return {result_type(find(node).rules, types(), shape, inputs, wanted), {}};
   }
 
+  bool moves_elements(const Node& node) const override { return find(node).rules.moves_elements; }
+
   std::unique_ptr<Operator> make(const OperatorRequest& request) const override {
     const Op& op = find(request.node);
     check_operands(op.rules, request);

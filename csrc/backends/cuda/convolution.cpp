@@ -270,16 +270,11 @@ class UnfoldedConvolution final : public Operator {
   double flops_ = 0;
 };
 
-// cuDNN's implicit products give each multiprocessor tiles of the result, and every tile walks the
-// whole depth: where there are fewer tiles than multiprocessors, those without one idle. cuBLASLt
-// shares the depth out too. Images of three channels, which fill no word, are best unfolded as
-// well.
+// Pixels that fill no word of 16 bytes, as those of images of three channels, and margins that
+// differ from side to side, which cuDNN does not take.
 bool better_unfolded(const nodes::Convolution& node, const Device& device) {
-  constexpr int64_t tile = 128;
-  const auto tiles = [](int64_t count) { return (count + tile - 1) / tile; };
-  const bool few = tiles(node.y[2] * node.y[3]) * tiles(node.y[1]) < device.multiprocessors;
   const bool narrow = node.x[1] * static_cast<int64_t>(size_of(device.features)) % 16 != 0;
-  return few || narrow || node.window.begin != node.window.end;
+  return narrow || node.window.begin != node.window.end;
 }
 
 std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, Device& device) {

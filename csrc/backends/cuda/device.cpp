@@ -105,7 +105,6 @@ Device::Device(int number, DType features, const std::string& folders)
                     ", expected 8.0 (Ampere) or newer; load with device='cpu'");
   }
   triton = std::make_unique<TritonKernels>(10 * properties.major + properties.minor);
-  multiprocessors = properties.multiProcessorCount;
   for (int i = 0; i < most_lanes; ++i) lanes.push_back(std::make_unique<Lane>(cudnn, cublas));
   lane = lanes[0].get();
   reserve_workspace(least_workspace);

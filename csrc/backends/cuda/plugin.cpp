@@ -95,6 +95,7 @@ int32_t describe(void* session, adfast_device_info* info) {
   std::snprintf(info->processor, sizeof(info->processor), "%s", found.processor.c_str());
   std::snprintf(info->precision, sizeof(info->precision), "%s", found.precision.c_str());
   info->frame_memory = found.frame_memory;
+  info->lanes = found.lanes;
   info->map_height = found.map_height;
   info->map_width = found.map_width;
   return 0;
@@ -120,8 +121,8 @@ int32_t profile(void* session, const adfast_device_frame* frame,
   return guarded(error, [&] {
     for (const StepReport& report : static_cast<CudaSession*>(session)->profile(view_of(*frame))) {
       const adfast_device_step seen{report.op.c_str(), report.name.c_str(), report.kernel.c_str(),
-                                    report.index,      report.milliseconds, report.begin,
-                                    report.gflop,      report.bytes};
+                                    report.index,      report.lane,         report.milliseconds,
+                                    report.begin,      report.gflop,        report.bytes};
       step(context, &seen);
     }
   });

@@ -154,9 +154,21 @@ void CudaSession::write_map(const FrameView& frame) {
   args.dst_width = static_cast<int32_t>(part.right - part.left);
   args.dst_row_stride = frame.width;
   check(kernels::cuda::resize_bilinear(args, device_.lanes[0]->stream), "resizing the map");
-  check(cudaMemcpyAsync(map_host_.as<float>(), map_.data(), bytes, cudaMemcpyDeviceToHost,
-                        device_.lanes[0]->stream),
-        "copying the map from the device");
+  // In parts: while one comes over, the one before is handed out.
+  const int64_t count = frame.height * frame.width;
+  for (size_t part = 0; part < parts_.size(); ++part) {
+    const auto [begin, end] = part_of(count, part);
+    check(cudaMemcpyAsync(map_host_.as<float>() + begin, map_.as<float>() + begin,
+                          static_cast<size_t>(end - begin) * sizeof(float), cudaMemcpyDeviceToHost,
+                          device_.lanes[0]->stream),
+          "copying the map from the device");
+    check(cudaEventRecord(parts_[part].event, device_.lanes[0]->stream), "telling of a part");
+  }
+}
+
+std::pair<int64_t, int64_t> CudaSession::part_of(int64_t count, size_t part) const {
+  const auto parts = static_cast<int64_t>(parts_.size()), index = static_cast<int64_t>(part);
+  return {count * index / parts, count * (index + 1) / parts};
 }
 
 void CudaSession::predict(Job& job) {
@@ -178,6 +190,12 @@ void CudaSession::predict(Job& job) {
   if (job.network_map != nullptr) copy(answer + 1, detector_.map, pixels);
   if (job.map != nullptr) write_map(job.frame);
   check(cudaEventRecord(end_.event, device_.lanes[0]->stream), "starting a clock");
+  const int64_t map_pixels = job.frame.height * job.frame.width;
+  for (size_t part = 0; job.map != nullptr && part < parts_.size(); ++part) {
+    const auto [begin, end] = part_of(map_pixels, part);
+    check(cudaEventSynchronize(parts_[part].event), "running the plan");
+    std::copy(map_host_.as<float>() + begin, map_host_.as<float>() + end, job.map + begin);
+  }
   check(cudaStreamSynchronize(device_.lanes[0]->stream), "running the plan");
 
   job.score = answer[0];
@@ -189,10 +207,6 @@ void CudaSession::predict(Job& job) {
   }
   if (job.network_map != nullptr) {
     std::memcpy(job.network_map, answer + 1, pixels * sizeof(float));
-  }
-  if (job.map != nullptr) {
-    std::memcpy(job.map, map_host_.as<float>(),
-                static_cast<size_t>(job.frame.height * job.frame.width) * sizeof(float));
   }
   job.timings.frame = milliseconds(begin_.event, framed_.event);
   job.timings.network = milliseconds(framed_.event, computed_.event);

@@ -1,7 +1,9 @@
 // A plan on a device: frames up, the recorded steps, score and maps down.
 #pragma once
+#include <array>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "backends/cuda/backend.h"
 #include "backends/cuda/execution.h"
@@ -21,6 +23,7 @@ class CudaSession {
  private:
   void upload(const FrameView& frame);
   void write_map(const FrameView& frame);
+  std::pair<int64_t, int64_t> part_of(int64_t count, size_t part) const;  // begin and end
   std::string first_bad_step();
 
   // In the order in which they are made.
@@ -43,6 +46,7 @@ class CudaSession {
     cudaEvent_t event = nullptr;
   };
   Event begin_, framed_, computed_, end_;
+  std::array<Event, 4> parts_;  // of the map on its way out
 };
 
 }  // namespace adfast::cuda

@@ -165,10 +165,10 @@ std::vector<Op> shape_ops() {
       // digits.
       {{"frame", 0, 0, 1, {}, ResultType::as_read}, make_frame},
       {{"concat", 1, 1024, 1, {features}, ResultType::features}, make_concat},
-      {{"slice", 1, 1, 1, {}, ResultType::as_first}, make_slice},
+      {{"slice", 1, 1, 1, {}, ResultType::as_first, -1, false, false, true}, make_slice},
       {{"tokens", 1, 1, 1, {any}, ResultType::as_read}, make_reinterpretation},
       {{"feature_map", 1, 1, 1, {any}, ResultType::as_read}, make_reinterpretation},
-      {{"view", 1, 1, 1, {}, ResultType::as_first}, make_reinterpretation},
+      {{"view", 1, 1, 1, {}, ResultType::as_first, -1, false, false, true}, make_reinterpretation},
       {{"window_gather", 2, 2, 1, {f32, index}, ResultType::f32}, make_window_gather},
       {{"depth_to_space", 1, 1, 1, {}, ResultType::as_first}, make_depth_to_space},
       {{"resize_bilinear", 1, 1, 1, {f32}, ResultType::f32}, make_resize_bilinear},
