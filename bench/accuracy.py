@@ -5,10 +5,10 @@
 
 DIR is in the MVTec layout, RUN a training run, LIST a text file of test images (one path a line);
 MODEL, WEIGHTS (what the frozen part started from) and SPLIT are names for the table. Builds each
-run's plan, evaluates it in f32 and bf16 on all test images, and compares maps on 32 of them. Enters
-what it found into bench/results/mtd.json, where other runs' entries stay as they are; from it
-bench/tables.py makes the table of the README. --out also writes pages: one of each run as `adfast
-eval` has it, and index.html over all entries.
+run's plan, evaluates it in f32, in bf16 and as built on all test images, and compares maps on 32
+of them. Enters what it found into bench/results/mtd.json, where other runs' entries stay as they
+are; from it bench/tables.py makes the table of the README. --out also writes pages: one of each run
+as `adfast eval` has it, and index.html over all entries.
 
 Beside each run stands what the same model reaches untrained, in f32 on the same images:
 "untrained" with the frozen part's weights and the learned part as the run's seed made it, "random"
@@ -63,7 +63,7 @@ def measure(data: Path, run: Path, test_list: Path | None, page: Path | None) ->
         built = build(run, plan, log=lambda line: print("  " + line))
         chosen = built["precision"]
         by_precision = {}
-        for precision in ("f32", "bf16"):
+        for precision in dict.fromkeys(("f32", "bf16", chosen)):
             engine = adfast.load(plan, precision=precision)
             how = Bootstrap(resamples=1000 if precision == chosen else 0)
             found = evaluate_plan(engine, data, test_list, how)
@@ -130,7 +130,7 @@ def evaluate_untrained(settings: TrainSettings, data: Path, test_list: Path | No
         compiled = compile_onnx(onnx_path)
         plan = folder / "model.plan"
         write_plan(plan, compiled.graph, compiled.fields, {}, Golden(), {}, {})
-        engine = adfast.load(plan, precision="f32")
+        engine = adfast.load(plan, device="cpu", precision="f32")
         found = evaluate.evaluate(engine, data, only=test_list, how=Bootstrap(resamples=0))
     return {name: found["metrics"][name] for name in METRICS}
 

@@ -294,7 +294,7 @@ def steps(engine, frame) -> list[dict]:
     merged = [dict(step[0], ms=min(s["ms"] for s in step)) for step in zip(*runs, strict=True)]
     keep = ("op", "name", "kernel", "ms", "gflop", "bytes")
     merged.sort(key=lambda step: -step["ms"])
-    return [{key: step[key] for key in keep} for step in merged[:40]]
+    return [{key: step[key] for key in keep} for step in merged[:12]]
 
 
 def table(report: dict) -> str:
@@ -356,7 +356,7 @@ def main() -> int:
         for batch in (1, *arguments.batches):
             for title in titles:
                 print(f"{title}, batch {batch}", flush=True)
-                found = report["models"].setdefault(title, empty())
+                found = report["models"].setdefault(title, empty(report))
                 try:
                     ready[title].result()
                     plan = Path(folder) / title / "model.plan"
@@ -371,14 +371,17 @@ def main() -> int:
     return 0 if not any("error" in entry for entry in report["models"].values()) else 1
 
 
-def empty() -> dict:
-    return {"latency": {}, "network_ms": {}, "answers": {}, "missing": {}}
+def empty(report: dict) -> dict:
+    about = {key: report[key] for key in ("commit", "date", "command")}
+    return about | {"latency": {}, "network_ms": {}, "answers": {}, "missing": {}}
 
 
 def write(path: Path, report: dict) -> None:
-    """Enter this card's report beside those of other cards."""
+    """Enter this card's models beside its others and those of other cards."""
     everything = json.loads(path.read_text()) if path.exists() else {"cards": {}}
-    everything["cards"][report["card"]["name"]] = report
+    known = everything["cards"].get(report["card"]["name"], {"models": {}})["models"]
+    entered = report | {"models": known | report["models"]}
+    everything["cards"][report["card"]["name"]] = entered
     with atomic_write(path, "w") as file:
         json.dump(everything, file, indent=1)
         file.write("\n")

@@ -70,7 +70,9 @@ def quantise(plan: Path, compiled: Compiled, frames: list) -> None:
         from adfast import quantize
     except ImportError:
         return
-    graph = quantize.calibrate(compiled.graph, adfast.load(plan, precision="f32"), frames)
+    graph = quantize.calibrate(
+        compiled.graph, adfast.load(plan, device="cpu", precision="f32"), frames
+    )
     write_plan(plan, graph, compiled.fields, {}, Golden(), {}, {})
 
 

@@ -20,7 +20,7 @@ from adfast.report import charts
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 SPEED = "end_to_end.json"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "nvidia.md")
 CHART = ROOT / "docs" / "speed.svg"
 
 
@@ -94,6 +94,40 @@ def speed() -> str:
         few, many = min(rounds), max(rounds)
         several = f"{few} to {many}" if few < many else str(few)
         lines += ["", f"Milliseconds, median of {several} rounds. {speed_source(report)}"]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def gpu() -> str:
+    """Return the CUDA backend's table, a part for each card."""
+    parts = []
+    for report in json.loads((RESULTS / "gpu.json").read_text())["cards"].values():
+        lines = [
+            "| Model | adfast f16 | bf16 | f32 | network (f16) | best PyTorch f16 | its network "
+            "| ratio | network |"
+        ]
+        lines.append("|---" * 9 + "|")
+        for title, entry in report["models"].items():
+            times = {name: found["median_ms"] for name, found in entry["latency"].items()}
+            peers = {name: ms for name, ms in times.items() if name.startswith("PyTorch")}
+            networks = {name: entry["network_ms"][name] for name in peers}
+            best, ours = min(peers, key=peers.get), entry["network_ms"]["adfast f16"]
+            cells = [
+                f"{times.get(f'adfast {p}', float('nan')):.2f}" for p in ("f16", "bf16", "f32")
+            ]
+            cells += [f"{ours:.2f}", f"{peers[best]:.2f} ({best.split()[1]})"]
+            theirs = min(networks.values())
+            cells += [f"{theirs:.2f}", f"{peers[best] / times['adfast f16']:.2f}x"]
+            lines.append(f"| {title} | " + " | ".join([*cells, f"{theirs / ours:.2f}x"]) + " |")
+        commits = ", ".join(sorted({entry["commit"] for entry in report["models"].values()}))
+        card = report["card"]
+        lines += [
+            "",
+            "Milliseconds at batch 1, from a frame to its map in host memory, median. "
+            f"Measured on one {card['name']} (PyTorch {card['torch']}, cuDNN {card['cudnn']}), "
+            f"{report['date']}, commit {commits}, by `python bench/gpu.py` "
+            "([bench/results/gpu.json](../bench/results/gpu.json)).",
+        ]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -260,6 +294,7 @@ TABLES = {
     "accuracy": accuracy,
     "cifar10": cifar10,
     "tactics": tactics,
+    "gpu": gpu,
 }
 
 

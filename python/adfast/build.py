@@ -331,7 +331,7 @@ def _decimated(frame: np.ndarray) -> np.ndarray:
 def _load(path: Path, precision: str) -> Any:
     import adfast
 
-    return adfast.load(path, precision=precision)
+    return adfast.load(path, device="cpu", precision=precision)
 
 
 def _compare(

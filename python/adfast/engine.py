@@ -107,7 +107,9 @@ class Engine:
             is at most `tolerance`, and so is the score's difference, divided by the same maximum.
         """
         precision = self.info["precision"]
-        tolerance = self._plan["golden_info"].get(f"tolerance.{precision}")
+        # f16 rounds to three bits more than bf16, of which plans know.
+        known = "bf16" if precision == "f16" else precision
+        tolerance = self._plan["golden_info"].get(f"tolerance.{known}")
         frames = []
         for golden in self._plan["golden"]:
             result = self.predict(golden["frame"])

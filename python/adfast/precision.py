@@ -72,7 +72,7 @@ class Trial:
 
         path = self.folder / "trial.plan"
         write_plan(path, graph, self.compiled.fields, {}, Golden(), {}, {})
-        return adfast.load(path, precision=precision)
+        return adfast.load(path, device="cpu", precision=precision)
 
     def error(self, engine: Any) -> dict[str, float]:
         """How far an engine's answers are from the reference's."""

@@ -63,7 +63,7 @@ def tune(
         raise ArgumentError(f"[tune] frames is {frames}, expected 1 or more")
 
     def opened(tactics: str | None = None) -> Engine:
-        return load(plan, precision=precision, threads=threads, tactics=tactics)
+        return load(plan, device="cpu", precision=precision, threads=threads, tactics=tactics)
 
     own = opened()
     if frame is None:

@@ -270,11 +270,18 @@ class UnfoldedConvolution final : public Operator {
   double flops_ = 0;
 };
 
-// Pixels that fill no word of 16 bytes, as those of images of three channels, and margins that
-// differ from side to side, which cuDNN does not take.
+// Unfolded are pixels that fill no word of 16 bytes, as those of images of three channels, margins
+// that differ from side to side, which cuDNN does not take, and, in f32, small results: cuDNN's
+// products without tensor cores give each multiprocessor whole tiles, and where there are fewer
+// tiles than multiprocessors cuBLASLt, which also shares out the depth, takes two thirds of the
+// time (GTrans on an H200; in half precision it takes longer).
 bool better_unfolded(const nodes::Convolution& node, const Device& device) {
+  constexpr int64_t tile = 128;
+  const auto tiles = [](int64_t count) { return (count + tile - 1) / tile; };
+  const bool few = device.features == DType::f32 &&
+                   tiles(node.y[2] * node.y[3]) * tiles(node.y[1]) < device.multiprocessors;
   const bool narrow = node.x[1] * static_cast<int64_t>(size_of(device.features)) % 16 != 0;
-  return narrow || node.window.begin != node.window.end;
+  return few || narrow || node.window.begin != node.window.end;
 }
 
 std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, Device& device) {

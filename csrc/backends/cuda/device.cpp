@@ -98,6 +98,7 @@ Device::Device(int number, DType features, const std::string& folders)
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, number), "reading the device's properties");
   name = properties.name;
+  multiprocessors = properties.multiProcessorCount;
   if (properties.major < 8) {
     throw Error(ErrorKind::argument,
                 "[cuda] " + name + " has compute capability " + std::to_string(properties.major) +

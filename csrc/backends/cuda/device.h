@@ -129,6 +129,7 @@ class Device {
   int number;
   DType features;
   std::string name;
+  int multiprocessors = 0;
   const CublasLt& cublas;
   const Cudnn& cudnn;
   std::vector<std::unique_ptr<Lane>> lanes;

@@ -178,7 +178,13 @@ def load_engine(args: argparse.Namespace) -> Any:
     import adfast
 
     precision = None if args.precision == "auto" else args.precision
-    return adfast.load(args.model, threads=args.threads, precision=precision, tactics=args.tactics)
+    return adfast.load(
+        args.model,
+        device=args.device,
+        threads=args.threads,
+        precision=precision,
+        tactics=args.tactics,
+    )
 
 
 def evaluate_plan(

@@ -19,9 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser, *, tactics: bool = True) -> None:
+PRECISIONS = ("auto", "f32", "bf16", "f16", "int8")
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser, *, cpu_only: bool = False) -> None:
     """Declare what every command that runs a plan accepts."""
     group = parser.add_argument_group("engine")
+    if not cpu_only:
+        group.add_argument(
+            "--device",
+            default="auto",
+            metavar="DEVICE",
+            help="cpu, cuda, cuda:N, or auto (default): an NVIDIA card where one can be used",
+        )
     group.add_argument(
         "--threads",
         type=int,
@@ -31,11 +41,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, tactics: bool = Tru
     )
     group.add_argument(
         "--precision",
-        choices=("auto", "f32", "bf16", "int8"),
+        choices=("auto", "f32", "bf16", "int8") if cpu_only else PRECISIONS,
         default="auto",
-        help="auto (default) takes the plan's; int8 is for plans that were built with it",
+        help="auto (default) takes the plan's; int8 is for plans that were built with it, on the "
+        "CPU; f16 is for cards",
     )
-    if tactics:
+    if not cpu_only:
         group.add_argument(
             "--tactics", type=Path, metavar="FILE", help="a file of adfast tune for this machine"
         )
@@ -46,7 +57,13 @@ def load_engine(args: argparse.Namespace) -> Any:
     import adfast
 
     precision = None if args.precision == "auto" else args.precision
-    return adfast.load(args.plan, threads=args.threads, precision=precision, tactics=args.tactics)
+    return adfast.load(
+        args.plan,
+        device=args.device,
+        threads=args.threads,
+        precision=precision,
+        tactics=args.tactics,
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="times each implementation runs the frame; the median counts (default 15)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    add_engine_arguments(parser, tactics=False)
+    add_engine_arguments(parser, cpu_only=True)
 
 
 def run(args: argparse.Namespace) -> int:
