@@ -74,7 +74,6 @@ const Cudnn& open_cudnn(const std::string& folders) {
     ADFAST_TAKE(CreateActivationDescriptor);
     ADFAST_TAKE(DestroyActivationDescriptor);
     ADFAST_TAKE(SetActivationDescriptor);
-    ADFAST_TAKE(GetConvolutionForwardAlgorithm_v7);
     ADFAST_TAKE(GetConvolutionForwardWorkspaceSize);
     ADFAST_TAKE(ConvolutionForward);
     ADFAST_TAKE(ConvolutionBiasActivationForward);

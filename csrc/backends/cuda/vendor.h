@@ -24,23 +24,12 @@ using ConvolutionDescriptor = struct cudnnConvolutionStruct*;
 using ActivationDescriptor = struct cudnnActivationStruct*;
 
 enum DataType : int { type_f32 = 0, type_f16 = 2, type_bf16 = 9 };
-enum Format : int { nchw = 0, nhwc = 1 };
+enum Format : int { nhwc = 1 };
 enum Mode : int { cross_correlation = 1 };
-enum MathType : int { default_math = 0, tensor_op_math = 1, fma_math = 3 };
+enum MathType : int { tensor_op_math = 1, fma_math = 3 };
 enum Activation : int { activation_relu = 1, activation_identity = 5 };
-enum NanPropagation : int { not_propagate_nan = 0, propagate_nan = 1 };
+enum NanPropagation : int { propagate_nan = 1 };
 enum Algorithm : int { implicit_precomp_gemm = 1 };
-
-// cudnnConvolutionFwdAlgoPerf_t
-struct AlgorithmPerformance {
-  Algorithm algorithm;
-  Status status;
-  float time;
-  size_t memory;
-  int determinism;  // 0: not, 1: deterministic
-  MathType math_type;
-  int reserved[3];
-};
 
 }  // namespace cudnn
 
@@ -71,11 +60,6 @@ struct Cudnn {
   cudnn::Status (*DestroyActivationDescriptor)(cudnn::ActivationDescriptor);
   cudnn::Status (*SetActivationDescriptor)(cudnn::ActivationDescriptor, cudnn::Activation,
                                            cudnn::NanPropagation, double coefficient);
-  cudnn::Status (*GetConvolutionForwardAlgorithm_v7)(cudnn::Handle, cudnn::TensorDescriptor x,
-                                                     cudnn::FilterDescriptor,
-                                                     cudnn::ConvolutionDescriptor,
-                                                     cudnn::TensorDescriptor y, int requested,
-                                                     int* returned, cudnn::AlgorithmPerformance*);
   cudnn::Status (*GetConvolutionForwardWorkspaceSize)(cudnn::Handle, cudnn::TensorDescriptor x,
                                                       cudnn::FilterDescriptor,
                                                       cudnn::ConvolutionDescriptor,
@@ -104,14 +88,12 @@ using MatmulDescriptor = struct cublasLtMatmulDescOpaque*;
 using Layout = struct cublasLtMatrixLayoutOpaque*;
 using Preference = struct cublasLtMatmulPreferenceOpaque*;
 
-enum ComputeType : int { compute_f32 = 68, compute_f32_pedantic = 69 };
+enum ComputeType : int { compute_f32 = 68 };
 enum DataType : int { type_f32 = 0, type_f16 = 2, type_bf16 = 14 };  // of cudaDataType
 enum MatmulAttribute : int {
   attribute_transa = 3,
-  attribute_transb = 4,
   attribute_epilogue = 7,
-  attribute_bias_pointer = 8,
-  attribute_bias_data_type = 26
+  attribute_bias_pointer = 8
 };
 enum Operation : int32_t { op_n = 0, op_t = 1 };
 enum Epilogue : int32_t {

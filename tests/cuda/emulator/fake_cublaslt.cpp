@@ -102,7 +102,6 @@ cublas::Status cublasLtMatmulDescSetAttribute(cublas::MatmulDescriptor m,
                                               cublas::MatmulAttribute attribute, const void* value,
                                               size_t bytes) {
   void* target = attribute == cublas::attribute_transa         ? static_cast<void*>(&m->transa)
-                 : attribute == cublas::attribute_transb       ? static_cast<void*>(&m->transb)
                  : attribute == cublas::attribute_epilogue     ? static_cast<void*>(&m->epilogue)
                  : attribute == cublas::attribute_bias_pointer ? static_cast<void*>(&m->bias)
                                                                : nullptr;

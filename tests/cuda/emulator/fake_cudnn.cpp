@@ -173,14 +173,6 @@ cudnn::Status cudnnSetActivationDescriptor(cudnn::ActivationDescriptor a,
   *a = {activation == cudnn::activation_relu, nan == cudnn::propagate_nan};
   return success;
 }
-cudnn::Status cudnnGetConvolutionForwardAlgorithm_v7(
-    cudnn::Handle, cudnn::TensorDescriptor, cudnn::FilterDescriptor, cudnn::ConvolutionDescriptor,
-    cudnn::TensorDescriptor, int requested, int* returned, cudnn::AlgorithmPerformance* found) {
-  if (requested < 1) return bad_parameter;
-  *found = {cudnn::implicit_precomp_gemm, success, -1, 0, 1, cudnn::default_math, {}};
-  *returned = 1;
-  return success;
-}
 cudnn::Status cudnnGetConvolutionForwardWorkspaceSize(cudnn::Handle, cudnn::TensorDescriptor x,
                                                       cudnn::FilterDescriptor w,
                                                       cudnn::ConvolutionDescriptor c,
