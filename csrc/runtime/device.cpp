@@ -3,7 +3,6 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstring>
 
 #include "core/error.h"
@@ -120,8 +119,7 @@ adfast_device_frame view_of(const FrameView& frame) {
 
 class DeviceSession final : public Session {
  public:
-  DeviceSession(const Plan& plan, const FrameGeometry& geometry, const EngineOptions& options)
-      : geometry_(geometry), process_(getpid()) {
+  DeviceSession(const Plan& plan, const EngineOptions& options) : process_(getpid()) {
     const Choice choice = parse(options.device);
     const Plugin plugin = open_device(choice, options.folders);
     table_ = plugin.table;
@@ -164,19 +162,22 @@ class DeviceSession final : public Session {
     }
   }
 
-  void predict(Job& job) override {
-    using clock = std::chrono::steady_clock;
-    const auto start = clock::now();
-    adfast_device_job request{};
-    request.frame = view_of(job.frame);
-    request.network_map = job.network_map;
-    request.map = job.map;
-    // A crop shows a part of the frame only; the rest of the map is 0.
+  void predict(Job& job) override { predict_batch({&job, 1}); }
+
+  void predict_batch(std::span<Job> jobs) override {
+    requests_.assign(jobs.size(), {});
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      requests_[i].frame = view_of(jobs[i].frame);
+      requests_[i].network_map = jobs[i].network_map;
+      requests_[i].map = jobs[i].map;
+    }
     adfast_device_error error{};
-    if (table_->predict(session_, &request, &error) != 0) rethrow(error);
-    job.score = request.score;
-    const double total = std::chrono::duration<double, std::milli>(clock::now() - start).count();
-    job.timings = {request.frame_ms, request.network_ms, request.map_ms, total};
+    if (table_->predict(session_, requests_.data(), jobs.size(), &error) != 0) rethrow(error);
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      const adfast_device_job& done = requests_[i];
+      jobs[i].score = done.score;
+      jobs[i].timings = {done.frame_ms, done.network_ms, done.map_ms, done.total_ms};
+    }
   }
 
   std::vector<StepReport> profile(const FrameView& frame) override {
@@ -193,17 +194,16 @@ class DeviceSession final : public Session {
   }
 
  private:
-  FrameGeometry geometry_;
   pid_t process_;
   const adfast_device_table* table_ = nullptr;
   void* session_ = nullptr;
+  std::vector<adfast_device_job> requests_;  // kept, so that a frame allocates nothing
 };
 
 }  // namespace
 
-std::unique_ptr<Session> make_device_session(const Plan& plan, const FrameGeometry& geometry,
-                                             const EngineOptions& options) {
-  return std::make_unique<DeviceSession>(plan, geometry, options);
+std::unique_ptr<Session> make_device_session(const Plan& plan, const EngineOptions& options) {
+  return std::make_unique<DeviceSession>(plan, options);
 }
 
 std::map<std::string, RawOutput> run_raw_on_device(const std::string& path, const RawInputs& inputs,

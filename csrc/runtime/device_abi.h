@@ -59,7 +59,8 @@ typedef struct adfast_device_job {
   float* map;         /* [frame.height][frame.width], or null */
   float* network_map; /* [map_height][map_width], or null */
   float score;
-  double frame_ms, network_ms, map_ms; /* on the device */
+  double frame_ms, network_ms, map_ms; /* by the device's clock */
+  double total_ms;                     /* from its begin to its end, by the host's */
 } adfast_device_job;
 
 typedef struct adfast_device_step {
@@ -85,7 +86,9 @@ typedef struct adfast_device_table {
                     adfast_device_error* error);
   void (*destroy)(void* session);
   int32_t (*describe)(void* session, adfast_device_info* info);
-  int32_t (*predict)(void* session, adfast_device_job* job, adfast_device_error* error);
+  /* Several frames may be in work at once; all are finished when it returns. */
+  int32_t (*predict)(void* session, adfast_device_job* jobs, size_t count,
+                     adfast_device_error* error);
   /* Runs the frame step by step; `step` is called once for each in running order. */
   int32_t (*profile)(void* session, const adfast_device_frame* frame,
                      void (*step)(void* context, const adfast_device_step*), void* context,

@@ -54,7 +54,7 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
   }
   if (device != "cpu" && !only_on_cpu(options)) {
     try {
-      session_ = make_device_session(plan, geometry_, options);
+      session_ = make_device_session(plan, options);
     } catch (const Error& error) {
       // What is wrong with the plan is wrong everywhere.
       if (!choose || error.kind() == ErrorKind::plan) throw;

@@ -166,7 +166,12 @@ def test_overflow_is_named(tmp_path, on_cuda):
     )
     image = np.full((8, 8), 200, np.uint8)
     engine = on_cuda(path, precision="f16")
-    with pytest.raises(adfast.AdfastError, match=r"\[conv2d 'too_large'\].*f16"):
+    dark = np.zeros((8, 8), np.uint8)
+    assert len(engine.predict_batch([dark] * 5)) == 5
+    with pytest.raises(adfast.AdfastError, match="too_large"):
+        engine.predict_batch([dark, image, dark, dark, image])
+    assert len(engine.predict_batch([dark] * 4)) == 4
+    with pytest.raises(adfast.AdfastError, match=r"\[conv2d 'too_large'\] is the first step"):
         engine.predict(image)
     with pytest.raises(adfast.AdfastError, match="too_large"):  # and the engine lives
         engine.predict(image)

@@ -10,8 +10,6 @@ namespace {
 
 // What cuBLASLt's own documentation asks for on Hopper.
 constexpr size_t least_workspace = size_t{32} << 20;
-// As many branches as the detectors have.
-constexpr int most_lanes = 2;
 
 uint16_t to_bf16(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
@@ -87,13 +85,23 @@ Buffer uploaded_as(std::span<const float> values, DType type) {
   return uploaded(std::span<const uint16_t>(rounded));
 }
 
+Event::Event() { check(cudaEventCreate(&event_), "making an event"); }
+Event::~Event() { cudaEventDestroy(event_); }
+void Event::record(cudaStream_t stream) const {
+  check(cudaEventRecord(event_, stream), "recording an event");
+}
+double Event::since(const Event& earlier) const {
+  float elapsed = 0;
+  check(cudaEventElapsedTime(&elapsed, earlier.event_, event_), "reading a clock");
+  return elapsed;
+}
+
 Device::Device(int number, DType features, const std::string& folders)
     : number(number),
       features(features),
       // cuDNN finds cuBLASLt among the libraries that are open already.
       cublas(open_cublaslt(folders)),
-      cudnn(open_cudnn(folders)),
-      frame(std::make_unique<DeviceFrame>()) {
+      cudnn(open_cudnn(folders)) {
   check(cudaSetDevice(number), "choosing the device");
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, number), "reading the device's properties");
@@ -106,9 +114,9 @@ Device::Device(int number, DType features, const std::string& folders)
                     ", expected 8.0 (Ampere) or newer; load with device='cpu'");
   }
   triton = std::make_unique<TritonKernels>(10 * properties.major + properties.minor);
-  for (int i = 0; i < most_lanes; ++i) lanes.push_back(std::make_unique<Lane>(cudnn, cublas));
+  workspace_bytes_ = least_workspace;
+  add_lanes();
   lane = lanes[0].get();
-  reserve_workspace(least_workspace);
 }
 
 Lane::Lane(const Cudnn& cudnn, const CublasLt& cublas) {
@@ -122,9 +130,21 @@ Lane::Lane(const Cudnn& cudnn, const CublasLt& cublas) {
 }
 
 void Device::reserve_workspace(size_t bytes) {
+  workspace_bytes_ = std::max(workspace_bytes_, bytes);
   for (const auto& each : lanes) {
     if (each->workspace.bytes() < bytes) each->workspace = Buffer(bytes);
   }
+}
+
+size_t Device::add_lanes() {
+  std::vector<std::unique_ptr<Lane>> added;
+  for (size_t i = 0; i < lanes_per_frame; ++i) {
+    added.push_back(std::make_unique<Lane>(cudnn, cublas));
+    added.back()->workspace = Buffer(workspace_bytes_);
+  }
+  const size_t first = lanes.size();
+  for (auto& each : added) lanes.push_back(std::move(each));
+  return first;
 }
 
 void Device::enter() const { check(cudaSetDevice(number), "choosing the device"); }

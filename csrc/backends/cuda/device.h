@@ -74,11 +74,6 @@ Buffer uploaded(std::span<const T> values) {
 // Rounded to `type`, which is f32, f16 or bf16.
 Buffer uploaded_as(std::span<const float> values, DType type);
 
-// A frame on the device, ready to be resampled; the 'frame' step reads it when it runs.
-struct DeviceFrame {
-  kernels::cuda::FrameArgs args{};
-};
-
 // Runs a function at its end.
 class Deferred {
  public:
@@ -97,6 +92,22 @@ class Deferred {
   std::function<void()> function_;
 };
 
+// A point in a stream's work: something to wait for, and a clock.
+class Event {
+ public:
+  Event();
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record(cudaStream_t stream) const;
+  // Milliseconds by the device's clock since `earlier`, both recorded and over.
+  double since(const Event& earlier) const;
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 // Steps of a lane follow each other on its stream; lanes run side by side. What a library scribbles
 // on while it works belongs to one lane.
 struct Lane {
@@ -108,6 +119,9 @@ struct Lane {
   cudnn::Handle cudnn_handle = nullptr;
   cublas::Handle cublas_handle = nullptr;
   Buffer workspace;
+  // The frame that lies on the device, ready to be resampled; the 'frame' step reads it when it
+  // runs.
+  kernels::cuda::FrameArgs frame{};
 
  private:
   Deferred close_stream_, close_cublas_, close_cudnn_;
@@ -124,7 +138,9 @@ class Device {
   void enter() const;
   // Operators call it while they are built, before any is bound.
   void reserve_workspace(size_t bytes);
-  size_t workspace_bytes() const { return lanes[0]->workspace.bytes(); }
+  size_t workspace_bytes() const { return workspace_bytes_; }
+  // Two more lanes; returns the number of the first.
+  size_t add_lanes();
 
   int number;
   DType features;
@@ -134,9 +150,14 @@ class Device {
   const Cudnn& cudnn;
   std::vector<std::unique_ptr<Lane>> lanes;
   Lane* lane = nullptr;  // of what is being bound
-  std::unique_ptr<DeviceFrame> frame;
   std::unique_ptr<TritonKernels> triton;
+
+ private:
+  size_t workspace_bytes_ = 0;
 };
+
+// As many branches as the detectors have.
+inline constexpr size_t lanes_per_frame = 2;
 
 inline kernels::cuda::Type kernel_type(DType type) {
   return static_cast<kernels::cuda::Type>(type);

@@ -12,10 +12,10 @@ constexpr size_t alignment = 256;
 // Below this, a second lane has too little to do to be worth its joining.
 constexpr double worthwhile_parallelism = 1.4;
 
-Schedule schedule_for(const Program& program, const Device& device) {
+Schedule schedule_for(const Program& program) {
   const auto needs = program.needs();
   const bool branches = parallelism(needs) >= worthwhile_parallelism;
-  return make_schedule(needs, branches ? static_cast<int>(device.lanes.size()) : 1);
+  return make_schedule(needs, branches ? static_cast<int>(lanes_per_frame) : 1);
 }
 
 std::vector<int32_t> merged(const Schedule& schedule, size_t steps) {
@@ -39,13 +39,11 @@ std::vector<int32_t> merged(const Schedule& schedule, size_t steps) {
 
 }  // namespace
 
-Execution::Event::Event() { check(cudaEventCreate(&event), "making an event"); }
-Execution::Event::~Event() { cudaEventDestroy(event); }
-
-Execution::Execution(const Program& program, Device& device)
+Execution::Execution(const Program& program, Device& device, size_t first_lane)
     : program_(program),
       device_(device),
-      schedule_(schedule_for(program, device)),
+      first_lane_(first_lane),
+      schedule_(schedule_for(program)),
       lane_(program.steps().size()),
       order_(merged(schedule_, program.steps().size())),
       done_(program.steps().size()) {
@@ -70,7 +68,7 @@ Execution::Execution(const Program& program, Device& device)
     for (int32_t id : steps[s].inputs) binding.inputs.push_back(address(id));
     for (int32_t id : steps[s].outputs) binding.outputs.push_back(address(id));
     binding.scratch = data(static_cast<int32_t>(tensors.size() + s));
-    device.lane = device.lanes[lane_[s]].get();
+    device.lane = &lane(lane_[s]);
     calls_.push_back(steps[s].run->bind(binding));
     if (schedule_.awaited[s]) done_[s] = std::make_unique<Event>();
   }
@@ -79,8 +77,8 @@ Execution::Execution(const Program& program, Device& device)
     begun_ = std::make_unique<Event>();
     joined_ = std::make_unique<Event>();
   }
-  for (const auto& lane : device.lanes) {
-    check(cudaStreamSynchronize(lane->stream), "binding the steps");
+  for (size_t i = 0; i < lanes_per_frame; ++i) {
+    check(cudaStreamSynchronize(lane(static_cast<int>(i)).stream), "binding the steps");
   }
 }
 
@@ -97,31 +95,31 @@ void Execution::start() const {
 }
 
 void Execution::enqueue_all() const {
-  cudaStream_t first = device_.lanes[0]->stream;
+  cudaStream_t first = lane(0).stream;
   const auto is_frame = [&](int32_t step) { return program_.steps()[step].op == "frame"; };
   if (lanes() > 1) {
-    check(cudaEventRecord(begun_->event, first), "parting the lanes");
-    check(cudaStreamWaitEvent(device_.lanes[1]->stream, begun_->event, 0), "parting the lanes");
+    begun_->record(first);
+    check(cudaStreamWaitEvent(lane(1).stream, begun_->get(), 0), "parting the lanes");
   }
   for (int32_t step : order_) {
     if (is_frame(step)) continue;
     for (int32_t other : schedule_.waits[step]) {
       if (is_frame(other)) continue;  // it was there before
-      check(cudaStreamWaitEvent(stream_of(step), done_[other]->event, 0), "waiting for a lane");
+      check(cudaStreamWaitEvent(stream_of(step), done_[other]->get(), 0), "waiting for a lane");
     }
     calls_[step]();
     if (done_[step] != nullptr) {
-      check(cudaEventRecord(done_[step]->event, stream_of(step)), "telling other lanes");
+      done_[step]->record(stream_of(step));
     }
   }
   if (lanes() > 1) {
-    check(cudaEventRecord(joined_->event, device_.lanes[1]->stream), "joining the lanes");
-    check(cudaStreamWaitEvent(first, joined_->event, 0), "joining the lanes");
+    joined_->record(lane(1).stream);
+    check(cudaStreamWaitEvent(first, joined_->get(), 0), "joining the lanes");
   }
 }
 
 void Execution::record() {
-  cudaStream_t first = device_.lanes[0]->stream;
+  cudaStream_t first = lane(0).stream;
   check(cudaStreamBeginCapture(first, cudaStreamCaptureModeThreadLocal), "recording the steps");
   cudaGraph_t recorded = nullptr;
   try {
@@ -140,7 +138,7 @@ void Execution::record() {
 
 void Execution::run() {
   if (graph_ == nullptr) record();
-  check(cudaGraphLaunch(graph_, device_.lanes[0]->stream), "launching the recorded steps");
+  check(cudaGraphLaunch(graph_, lane(0).stream), "launching the recorded steps");
 }
 
 void Execution::run_each(const std::function<void(int32_t)>& seen) const {
@@ -157,13 +155,11 @@ void Execution::run_each(const std::function<void(int32_t)>& seen) const {
 }
 
 double Execution::time_step(int32_t step) const {
-  check(cudaEventRecord(before_.event, stream_of(step)), "starting a clock");
+  before_.record(stream_of(step));
   calls_[step]();
-  check(cudaEventRecord(after_.event, stream_of(step)), "starting a clock");
+  after_.record(stream_of(step));
   check(cudaStreamSynchronize(stream_of(step)), "running the step");
-  float elapsed = 0;
-  check(cudaEventElapsedTime(&elapsed, before_.event, after_.event), "reading a clock");
-  return elapsed;
+  return after_.since(before_);
 }
 
 }  // namespace adfast::cuda

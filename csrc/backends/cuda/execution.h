@@ -13,7 +13,8 @@ namespace adfast::cuda {
 
 class Execution {
  public:
-  Execution(const Program& program, Device& device);
+  // `first_lane`: of the device's lanes, those from it on are this execution's own.
+  Execution(const Program& program, Device& device, size_t first_lane = 0);
   ~Execution();
   Execution(const Execution&) = delete;
   Execution& operator=(const Execution&) = delete;
@@ -34,26 +35,20 @@ class Execution {
   const std::vector<int32_t>& order() const { return order_; }
 
  private:
-  struct Event {
-    Event();
-    ~Event();
-    Event(const Event&) = delete;
-    Event& operator=(const Event&) = delete;
-    cudaEvent_t event = nullptr;
-  };
-
   void record();
   void enqueue_all() const;
-  cudaStream_t stream_of(int32_t step) const { return device_.lanes[lane_[step]]->stream; }
+  Lane& lane(int number) const { return *device_.lanes[first_lane_ + static_cast<size_t>(number)]; }
+  cudaStream_t stream_of(int32_t step) const { return lane(lane_[step]).stream; }
 
   const Program& program_;
   Device& device_;
+  size_t first_lane_;
   Schedule schedule_;
   std::vector<int> lane_;       // of each step
   std::vector<int32_t> order_;  // all steps: each lane's order kept, after those it waits for
   std::vector<std::unique_ptr<Event>> done_;  // of steps that another lane waits for
   std::unique_ptr<Event> begun_, joined_;
-  mutable Event before_, after_;
+  Event before_, after_;
   Buffer arena_;
   std::vector<size_t> offsets_;
   std::vector<std::function<void()>> calls_;

@@ -101,17 +101,24 @@ int32_t describe(void* session, adfast_device_info* info) {
   return 0;
 }
 
-int32_t predict(void* session, adfast_device_job* request, adfast_device_error* error) {
+int32_t predict(void* session, adfast_device_job* requests, size_t count,
+                adfast_device_error* error) {
   return guarded(error, [&] {
-    Job job;
-    job.frame = view_of(request->frame);
-    job.map = request->map;
-    job.network_map = request->network_map;
-    static_cast<CudaSession*>(session)->predict(job);
-    request->score = job.score;
-    request->frame_ms = job.timings.frame;
-    request->network_ms = job.timings.network;
-    request->map_ms = job.timings.map;
+    thread_local std::vector<Job> jobs;
+    jobs.assign(count, {});
+    for (size_t i = 0; i < count; ++i) {
+      jobs[i].frame = view_of(requests[i].frame);
+      jobs[i].map = requests[i].map;
+      jobs[i].network_map = requests[i].network_map;
+    }
+    static_cast<CudaSession*>(session)->predict(jobs);
+    for (size_t i = 0; i < count; ++i) {
+      requests[i].score = jobs[i].score;
+      requests[i].frame_ms = jobs[i].timings.frame;
+      requests[i].network_ms = jobs[i].timings.network;
+      requests[i].map_ms = jobs[i].timings.map;
+      requests[i].total_ms = jobs[i].timings.total;
+    }
   });
 }
 

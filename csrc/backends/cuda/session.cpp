@@ -1,68 +1,26 @@
 #include "backends/cuda/session.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstring>
+#include <exception>
+#include <vector>
 
 #include "core/error.h"
 
 namespace adfast::cuda {
 namespace {
 
-// Rows begin..end - 1 of the frame without gaps; channels as they come.
-void pack(const FrameView& frame, int64_t channels, int64_t begin, int64_t end, uint8_t* out) {
-  const bool tight = frame.pixel_stride == channels && (channels == 1 || frame.channel_stride == 1);
-  const int64_t row = frame.width * channels;
-  for (int64_t y = begin; y < end; ++y) {
-    const uint8_t* in = frame.data + y * frame.row_stride;
-    uint8_t* to = out + y * row;
-    if (tight) {
-      std::memcpy(to, in, static_cast<size_t>(row));
-      continue;
-    }
-    for (int64_t x = 0; x < frame.width; ++x) {
-      for (int64_t c = 0; c < channels; ++c) {
-        *to++ = in[x * frame.pixel_stride + c * frame.channel_stride];
-      }
-    }
-  }
-}
-
-double milliseconds(cudaEvent_t from, cudaEvent_t to) {
-  float elapsed = 0;
-  check(cudaEventElapsedTime(&elapsed, from, to), "reading a clock");
-  return elapsed;
-}
-
-bool finite(DType type, const std::vector<std::byte>& bytes) {
-  // Infinities and NaN have every bit of the exponent set.
-  const auto all = [&]<class Word>(Word exponent) {
-    for (size_t i = 0; i + sizeof(Word) <= bytes.size(); i += sizeof(Word)) {
-      Word word;
-      std::memcpy(&word, bytes.data() + i, sizeof(word));
-      if ((word & exponent) == exponent) return false;
-    }
-    return true;
-  };
-  if (type == DType::f32) return all(uint32_t{0x7F800000});
-  return all(type == DType::f16 ? uint16_t{0x7C00} : uint16_t{0x7F80});
-}
+// Frames of a batch in work at once: enough that one is computed while others come and go.
+constexpr size_t most_slots = 3;
 
 }  // namespace
-
-CudaSession::Event::Event() { check(cudaEventCreate(&event), "making a clock"); }
-CudaSession::Event::~Event() { cudaEventDestroy(event); }
 
 CudaSession::CudaSession(const Graph& graph, int device, DType features, const std::string& folders)
     : geometry_(frame_geometry(graph)),
       device_(device, features, folders),
       backend_(make_cuda_backend(device_)),
       program_(graph, *backend_),
-      detector_(detector_outputs(program_)),
-      execution_(program_, device_),
-      input_(geometry_),
-      answer_host_(sizeof(float) * static_cast<size_t>(1 + detector_.height * detector_.width)) {
+      detector_(detector_outputs(program_)) {
+  slots_.push_back(std::make_unique<Slot>(program_, device_, 0, geometry_, detector_));
   // Every step once by itself: what does not run here says so by name, and before a line waits.
   const std::vector<uint8_t> grey(
       static_cast<size_t>(geometry_.resize_height * geometry_.resize_width), 128);
@@ -73,8 +31,8 @@ CudaSession::CudaSession(const Graph& graph, int device, DType features, const s
   frame.row_stride = frame.width;
   frame.pixel_stride = 1;
   frame.color = Color::grey;
-  upload(frame);
-  execution_.run_each([](int32_t) {});
+  slots_[0]->upload(frame);
+  slots_[0]->execution().run_each([](int32_t) {});
 }
 
 SessionInfo CudaSession::info() const {
@@ -82,166 +40,64 @@ SessionInfo CudaSession::info() const {
   info.device = "cuda";
   info.processor = device_.name;
   info.precision = backend_->precision();
-  info.frame_memory = execution_.arena_bytes();
-  info.lanes = execution_.lanes();
+  info.frame_memory = slots_[0]->execution().arena_bytes();
+  info.lanes = slots_[0]->execution().lanes();
   info.map_height = detector_.height;
   info.map_width = detector_.width;
   return info;
 }
 
-void CudaSession::upload(const FrameView& frame) {
-  const int64_t channels = frame.color == Color::grey ? 1 : 3;
-  const auto bytes = static_cast<size_t>(frame.height * frame.width * channels);
-  if (frame_.bytes() < bytes) {
-    frame_ = Buffer(bytes);
-    frame_host_ = Pinned(bytes);
-  }
-  auto& args = device_.frame->args;
-  if (frame.height != height_ || frame.width != width_) {
-    height_ = width_ = -1;
-    input_.set(frame, 0);
-    const ResampleWeights* axes[] = {&input_.rows(), &input_.columns()};
-    kernels::cuda::ResampleAxis* places[] = {&args.y, &args.x};
-    for (int i = 0; i < 2; ++i) {
-      axis_first_[i] = uploaded(std::span<const int32_t>(axes[i]->first));
-      axis_weight_[i] = uploaded(std::span<const float>(axes[i]->weight));
-      *places[i] = {static_cast<int32_t>(axes[i]->first.size()), axes[i]->taps,
-                    axis_first_[i].as<const int32_t>(), axis_weight_[i].as<const float>()};
+// More slots for a batch; without memory for them, those there are serve it.
+void CudaSession::add_slots(size_t wanted) {
+  while (slots_.size() < wanted && !out_of_memory_) {
+    try {
+      const size_t first = device_.lanes.size() > slots_.size() * lanes_per_frame
+                               ? slots_.size() * lanes_per_frame
+                               : device_.add_lanes();
+      slots_.push_back(std::make_unique<Slot>(program_, device_, first, geometry_, detector_));
+    } catch (const Error&) {
+      out_of_memory_ = true;
     }
-    height_ = frame.height;
-    width_ = frame.width;
-  }
-  // In parts: while the card fetches one, the next is packed.
-  constexpr int64_t part_bytes = 192 << 10;
-  const int64_t row = frame.width * channels, rows = std::max<int64_t>(1, part_bytes / row);
-  auto* packed = frame_host_.as<uint8_t>();
-  for (int64_t begin = 0; begin < frame.height; begin += rows) {
-    const int64_t end = std::min(frame.height, begin + rows);
-    pack(frame, channels, begin, end, packed);
-    check(cudaMemcpyAsync(frame_.as<uint8_t>() + begin * row, packed + begin * row,
-                          static_cast<size_t>((end - begin) * row), cudaMemcpyHostToDevice,
-                          device_.lanes[0]->stream),
-          "copying the frame to the device");
-  }
-  args.src = frame_.as<const uint8_t>();
-  args.src_height = static_cast<int32_t>(frame.height);
-  args.src_width = static_cast<int32_t>(frame.width);
-  args.src_channels = static_cast<int32_t>(channels);
-  for (int c = 0; c < 3; ++c) {
-    args.channel[c] = channels == 1 ? 0 : frame.color == Color::bgr ? 2 - c : c;
   }
 }
 
-// The map at the frame's resolution, on the device; what the network does not see is 0.
-void CudaSession::write_map(const FrameView& frame) {
-  const auto bytes = static_cast<size_t>(frame.height * frame.width) * sizeof(float);
-  if (map_.bytes() < bytes) {
-    map_ = Buffer(bytes);
-    map_host_ = Pinned(bytes);
-  }
-  const Rectangle part = inspected_part(geometry_, frame.height, frame.width);
-  const int64_t seen = (part.bottom - part.top) * (part.right - part.left);
-  if (seen != frame.height * frame.width) {
-    check(cudaMemsetAsync(map_.data(), 0, bytes, device_.lanes[0]->stream), "clearing the map");
-  }
-  kernels::cuda::ResizeBilinearArgs args{};
-  args.src = static_cast<const float*>(execution_.data(detector_.map));
-  args.height = static_cast<int32_t>(detector_.height);
-  args.width = static_cast<int32_t>(detector_.width);
-  args.channels = 1;
-  args.dst = map_.as<float>() + part.top * frame.width + part.left;
-  args.dst_height = static_cast<int32_t>(part.bottom - part.top);
-  args.dst_width = static_cast<int32_t>(part.right - part.left);
-  args.dst_row_stride = frame.width;
-  check(kernels::cuda::resize_bilinear(args, device_.lanes[0]->stream), "resizing the map");
-  // In parts: while one comes over, the one before is handed out.
-  const int64_t count = frame.height * frame.width;
-  for (size_t part = 0; part < parts_.size(); ++part) {
-    const auto [begin, end] = part_of(count, part);
-    check(cudaMemcpyAsync(map_host_.as<float>() + begin, map_.as<float>() + begin,
-                          static_cast<size_t>(end - begin) * sizeof(float), cudaMemcpyDeviceToHost,
-                          device_.lanes[0]->stream),
-          "copying the map from the device");
-    check(cudaEventRecord(parts_[part].event, device_.lanes[0]->stream), "telling of a part");
-  }
-}
-
-std::pair<int64_t, int64_t> CudaSession::part_of(int64_t count, size_t part) const {
-  const auto parts = static_cast<int64_t>(parts_.size()), index = static_cast<int64_t>(part);
-  return {count * index / parts, count * (index + 1) / parts};
-}
-
-void CudaSession::predict(Job& job) {
+void CudaSession::predict(std::span<Job> jobs) {
   device_.enter();
-  check(cudaEventRecord(begin_.event, device_.lanes[0]->stream), "starting a clock");
-  upload(job.frame);
-  execution_.start();
-  check(cudaEventRecord(framed_.event, device_.lanes[0]->stream), "starting a clock");
-  execution_.run();
-  check(cudaEventRecord(computed_.event, device_.lanes[0]->stream), "starting a clock");
-  auto* answer = answer_host_.as<float>();
-  const auto copy = [&](float* to, int32_t tensor, size_t count) {
-    check(cudaMemcpyAsync(to, execution_.data(tensor), count * sizeof(float),
-                          cudaMemcpyDeviceToHost, device_.lanes[0]->stream),
-          "copying the answer from the device");
-  };
-  const auto pixels = static_cast<size_t>(detector_.height * detector_.width);
-  copy(answer, detector_.score, 1);
-  if (job.network_map != nullptr) copy(answer + 1, detector_.map, pixels);
-  if (job.map != nullptr) write_map(job.frame);
-  check(cudaEventRecord(end_.event, device_.lanes[0]->stream), "starting a clock");
-  const int64_t map_pixels = job.frame.height * job.frame.width;
-  for (size_t part = 0; job.map != nullptr && part < parts_.size(); ++part) {
-    const auto [begin, end] = part_of(map_pixels, part);
-    check(cudaEventSynchronize(parts_[part].event), "running the plan");
-    std::copy(map_host_.as<float>() + begin, map_host_.as<float>() + end, job.map + begin);
-  }
-  check(cudaStreamSynchronize(device_.lanes[0]->stream), "running the plan");
-
-  job.score = answer[0];
-  if (!std::isfinite(job.score)) {
-    throw Error(ErrorKind::run, "[predict] the score is not a finite number: " + first_bad_step() +
-                                    " is the first step whose result is not, in " +
-                                    backend_->precision() +
-                                    "; load the plan with precision='bf16' or 'f32'");
-  }
-  if (job.network_map != nullptr) {
-    std::memcpy(job.network_map, answer + 1, pixels * sizeof(float));
-  }
-  job.timings.frame = milliseconds(begin_.event, framed_.event);
-  job.timings.network = milliseconds(framed_.event, computed_.event);
-  job.timings.map = milliseconds(computed_.event, end_.event);
-}
-
-// Computes the frame that lies on the device again, step by step.
-std::string CudaSession::first_bad_step() {
-  std::string name = "none of them";
-  bool found = false;
-  execution_.run_each([&](int32_t step) {
-    if (found) return;
-    for (int32_t id : program_.steps()[step].outputs) {
-      const Tensor& tensor = program_.tensors()[id];
-      std::vector<std::byte> bytes(tensor.bytes());
-      check(cudaMemcpy(bytes.data(), execution_.data(id), bytes.size(), cudaMemcpyDeviceToHost),
-            "copying a result from the device");
-      if (finite(tensor.dtype, bytes)) continue;
-      found = true;
-      name = "[" + program_.steps()[step].op + " '" + program_.steps()[step].name + "']";
+  add_slots(std::min(jobs.size(), most_slots));
+  const size_t slots = std::min(jobs.size(), slots_.size());
+  std::exception_ptr failure;
+  const auto finish = [&](size_t i) {
+    try {
+      slots_[i % slots]->finish(jobs[i]);
+    } catch (...) {
+      if (!failure) failure = std::current_exception();
     }
-  });
-  return name;
+  };
+  // What was begun is finished, whatever else fails.
+  size_t begun = 0, finished = 0;
+  try {
+    for (; begun < jobs.size(); ++begun) {
+      if (begun >= slots) finish(finished++);
+      slots_[begun % slots]->begin(jobs[begun]);
+    }
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  while (finished < begun) finish(finished++);
+  if (failure) std::rethrow_exception(failure);
 }
 
 std::vector<StepReport> CudaSession::profile(const FrameView& frame) {
   device_.enter();
-  upload(frame);
+  slots_[0]->upload(frame);
+  const Execution& execution = slots_[0]->execution();
   // Step by step, without the graph, which would hide them; so launches weigh in what is short.
   std::vector<StepReport> reports;
   double begin = 0;
-  for (int32_t index : execution_.order()) {
+  for (int32_t index : execution.order()) {
     const Program::Step& step = program_.steps()[index];
-    StepReport report{step.op, step.name, step.run->kernel(), index, execution_.lane_of(index)};
-    report.milliseconds = execution_.time_step(index);
+    StepReport report{step.op, step.name, step.run->kernel(), index, execution.lane_of(index)};
+    report.milliseconds = execution.time_step(index);
     report.begin = begin;
     report.gflop = step.run->flops() * 1e-9;
     report.bytes = program_.traffic(step);

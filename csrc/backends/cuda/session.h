@@ -1,12 +1,12 @@
-// A plan on a device: frames up, the recorded steps, score and maps down.
+// A plan on a device: frames up, the recorded steps, score and maps down; several frames at once.
 #pragma once
-#include <array>
 #include <memory>
+#include <span>
 #include <string>
-#include <utility>
+#include <vector>
 
 #include "backends/cuda/backend.h"
-#include "backends/cuda/execution.h"
+#include "backends/cuda/slot.h"
 #include "runtime/resample.h"
 #include "runtime/session.h"
 
@@ -17,14 +17,12 @@ class CudaSession {
   CudaSession(const Graph& graph, int device, DType features, const std::string& folders);
 
   SessionInfo info() const;
-  void predict(Job& job);
+  // Throws the first failure after all others are through.
+  void predict(std::span<Job> jobs);
   std::vector<StepReport> profile(const FrameView& frame);
 
  private:
-  void upload(const FrameView& frame);
-  void write_map(const FrameView& frame);
-  std::pair<int64_t, int64_t> part_of(int64_t count, size_t part) const;  // begin and end
-  std::string first_bad_step();
+  void add_slots(size_t wanted);
 
   // In the order in which they are made.
   FrameGeometry geometry_;
@@ -32,21 +30,8 @@ class CudaSession {
   std::unique_ptr<Backend> backend_;
   Program program_;
   DetectorOutputs detector_;
-  Execution execution_;
-  // The resampling weights follow the frame's size; the buffers grow with it.
-  FrameInput input_;
-  int64_t height_ = -1, width_ = -1;
-  Buffer axis_first_[2], axis_weight_[2], frame_, map_;
-  Pinned frame_host_, map_host_, answer_host_;
-  struct Event {
-    Event();
-    ~Event();
-    Event(const Event&) = delete;
-    Event& operator=(const Event&) = delete;
-    cudaEvent_t event = nullptr;
-  };
-  Event begin_, framed_, computed_, end_;
-  std::array<Event, 4> parts_;  // of the map on its way out
+  std::vector<std::unique_ptr<Slot>> slots_;  // the first for single frames
+  bool out_of_memory_ = false;
 };
 
 }  // namespace adfast::cuda

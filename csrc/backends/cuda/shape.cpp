@@ -12,9 +12,9 @@ std::unique_ptr<Operator> make_frame(const OperatorRequest& request, Device& dev
   const nodes::Frame node = nodes::frame(request);
   const auto type = kernel_type(request.outputs[0]->dtype);
   return kernel_operator(0, 0, [node, type, &device](const Binding& binding) {
-    return [node, type, &frame = *device.frame, stream = device.lane->stream,
+    return [node, type, &frame = device.lane->frame, stream = device.lane->stream,
             dst = binding.outputs[0]] {
-      kernels::FrameArgs args = frame.args;
+      kernels::FrameArgs args = frame;
       for (size_t c = 0; c < 3; ++c) {
         args.scale[c] = node.scale[c];
         args.bias[c] = node.bias[c];
