@@ -1,4 +1,4 @@
-// A borrowed view of one uint8 image with any strides.
+// A borrowed view of one uint8 image with any strides, in host memory or on a device.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +15,10 @@ struct FrameView {
   ptrdiff_t pixel_stride = 0;    // bytes from a pixel to its right neighbour, may be negative
   ptrdiff_t channel_stride = 0;  // bytes from a channel to the next; ignored for grey
   Color color = Color::rgb;
+  // The pixels lie on the engine's device, in rows without gaps; `stream` is that whose work they
+  // are, in the terms of __cuda_array_interface__ (0: ready).
+  bool on_device = false;
+  uint64_t stream = 0;
 };
 
 // Bounds that keep every index of the kernels within 32 bits.

@@ -19,39 +19,75 @@ using namespace adfast;
 
 namespace {
 
-FrameView view_of(const py::array& image, const std::string& color) {
-  if (image.dtype().kind() != 'u' || image.itemsize() != 1) {
-    throw Error(ErrorKind::frame, "[predict] image has dtype " +
-                                      py::cast<std::string>(py::str(image.dtype())) +
-                                      ", expected uint8 (values are never rescaled by guess)");
-  }
-  const bool grey = image.ndim() == 2;
-  if (!grey && !(image.ndim() == 3 && image.shape(2) == 3)) {
-    throw Error(ErrorKind::frame, "[predict] image has shape " +
-                                      py::cast<std::string>(py::str(image.attr("shape"))) +
-                                      ", expected (height, width) or (height, width, 3)");
+[[noreturn]] void refuse_image(const std::string& what, const py::handle& got,
+                               const char* expected) {
+  throw Error(ErrorKind::frame, "[predict] image has " + what + " " +
+                                    py::cast<std::string>(py::str(got)) + ", expected " + expected);
+}
+
+// A frame of this size and color; strides are in bytes.
+FrameView view_of(const void* data, const std::vector<py::ssize_t>& shape,
+                  const std::vector<py::ssize_t>& strides, const std::string& color) {
+  const bool grey = shape.size() == 2;
+  if (!grey && !(shape.size() == 3 && shape[2] == 3)) {
+    refuse_image("shape", py::tuple(py::cast(shape)), "(height, width) or (height, width, 3)");
   }
   if (color != "rgb" && color != "bgr") {
     throw Error(ErrorKind::argument, "[predict] color is '" + color + "', expected 'rgb' or 'bgr'");
   }
   FrameView view;
-  view.data = static_cast<const uint8_t*>(image.data());
-  view.height = image.shape(0);
-  view.width = image.shape(1);
-  view.row_stride = image.strides(0);
-  view.pixel_stride = image.strides(1);
-  view.channel_stride = grey ? 0 : image.strides(2);
+  view.data = static_cast<const uint8_t*>(data);
+  view.height = shape[0];
+  view.width = shape[1];
+  view.row_stride = strides[0];
+  view.pixel_stride = strides[1];
+  view.channel_stride = grey ? 0 : strides[2];
   view.color = grey ? Color::grey : color == "bgr" ? Color::bgr : Color::rgb;
   return view;
 }
 
+constexpr const char* uint8_only = "uint8 (values are never rescaled by guess)";
+
+// What torch, CuPy and Numba say of arrays on a card; its version 3.
+FrameView device_view_of(const py::dict& interface, const std::string& color) {
+  const py::object type = interface["typestr"];
+  if (py::cast<std::string>(type) != "|u1") refuse_image("the type", type, uint8_only);
+  const auto shape = py::cast<std::vector<py::ssize_t>>(interface["shape"]);
+  std::vector<py::ssize_t> tight(shape.size(), 1);
+  for (size_t i = shape.size(); i-- > 1;) tight[i - 1] = tight[i] * shape[i];
+  const py::object strides =
+      interface.contains("strides") ? py::object(interface["strides"]) : py::none();
+  if (!strides.is_none() && py::cast<std::vector<py::ssize_t>>(strides) != tight) {
+    refuse_image("strides", strides, "rows without gaps on a card: image.contiguous()");
+  }
+  const auto address = py::cast<uintptr_t>(py::tuple(interface["data"])[0]);
+  FrameView view = view_of(reinterpret_cast<const void*>(address), shape, tight, color);
+  view.on_device = true;
+  if (interface.contains("stream") && !py::object(interface["stream"]).is_none()) {
+    view.stream = py::cast<uint64_t>(interface["stream"]);
+  }
+  return view;
+}
+
+FrameView view_of(const py::object& image, const std::string& color) {
+  if (!py::isinstance<py::array>(image) && py::hasattr(image, "__cuda_array_interface__")) {
+    return device_view_of(py::dict(image.attr("__cuda_array_interface__")), color);
+  }
+  const auto array = py::cast<py::array>(image);
+  if (array.dtype().kind() != 'u' || array.itemsize() != 1) {
+    refuse_image("dtype", py::str(array.dtype()), uint8_only);
+  }
+  return view_of(array.data(), {array.shape(), array.shape() + array.ndim()},
+                 {array.strides(), array.strides() + array.ndim()}, color);
+}
+
 struct Request {
-  py::array image;
+  py::object image;
   py::array_t<float> map, network_map;
   Job job;
 };
 
-Request request_for(const Engine& engine, const py::array& image, const std::string& color) {
+Request request_for(const Engine& engine, const py::object& image, const std::string& color) {
   Request request{image, {}, {}, {}};
   request.job.frame = view_of(image, color);
   const auto& frame = request.job.frame;
@@ -82,7 +118,7 @@ py::dict result_of(const Engine& engine, Request& request) {
   return result;
 }
 
-py::dict predict(Engine& engine, const py::array& image, const std::string& color) {
+py::dict predict(Engine& engine, const py::object& image, const std::string& color) {
   Request request = request_for(engine, image, color);
   {
     py::gil_scoped_release release;
@@ -91,11 +127,11 @@ py::dict predict(Engine& engine, const py::array& image, const std::string& colo
   return result_of(engine, request);
 }
 
-py::list predict_batch(Engine& engine, const std::vector<py::array>& images,
+py::list predict_batch(Engine& engine, const std::vector<py::object>& images,
                        const std::string& color) {
   std::vector<Request> requests;
   std::vector<Job> jobs;
-  for (const py::array& image : images) {
+  for (const py::object& image : images) {
     requests.push_back(request_for(engine, image, color));
     jobs.push_back(requests.back().job);
   }
@@ -129,7 +165,7 @@ py::dict describe(const Engine& engine) {
   return info;
 }
 
-py::list profile(Engine& engine, const py::array& image, const std::string& color) {
+py::list profile(Engine& engine, const py::object& image, const std::string& color) {
   const FrameView view = view_of(image, color);
   std::vector<StepReport> reports;
   {
@@ -154,7 +190,7 @@ py::list profile(Engine& engine, const py::array& image, const std::string& colo
 }
 
 // {value: (low, high)} to {value: (low, high, counts)}, see Engine::observe.
-py::dict observe(Engine& engine, const py::array& image,
+py::dict observe(Engine& engine, const py::object& image,
                  const std::map<std::string, std::pair<float, float>>& ranges, int bins) {
   const FrameView view = view_of(image, "rgb");
   std::map<std::string, Observation> values;

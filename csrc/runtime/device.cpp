@@ -114,7 +114,9 @@ adfast_device_frame view_of(const FrameView& frame) {
           frame.row_stride,
           frame.pixel_stride,
           frame.channel_stride,
-          static_cast<int32_t>(frame.color)};
+          static_cast<int32_t>(frame.color),
+          frame.on_device ? 1 : 0,
+          frame.stream};
 }
 
 class DeviceSession final : public Session {

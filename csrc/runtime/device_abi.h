@@ -46,12 +46,14 @@ typedef struct adfast_device_info {
   int64_t map_height, map_width;
 } adfast_device_info;
 
-/* As adfast::FrameView; the pixels lie in host memory. */
+/* As adfast::FrameView. */
 typedef struct adfast_device_frame {
   const uint8_t* data;
   int64_t height, width;
   int64_t row_stride, pixel_stride, channel_stride;
   int32_t color; /* of adfast::Color */
+  int32_t on_device;
+  uint64_t stream;
 } adfast_device_frame;
 
 typedef struct adfast_device_job {

@@ -70,6 +70,11 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
 
 void Engine::check(const FrameView& frame) const {
   session_->check();
+  if (frame.on_device && info_.device == "cpu") {
+    throw Error(ErrorKind::frame,
+                "[predict] the image lies on a card and this engine runs on the CPU; copy it to "
+                "host memory, or load with device='cuda'");
+  }
   if (frame.data == nullptr || frame.height < 1 || frame.width < 1 ||
       frame.height > max_frame_side || frame.width > max_frame_side) {
     throw Error(ErrorKind::frame, "[predict] a frame of " + std::to_string(frame.height) + "x" +

@@ -71,7 +71,9 @@ class Engine:
 
         Args:
             image: uint8 array (H, W) or (H, W, 3) with any strides, read-only too; or the path of
-                an image file. Each side from 1 to 32768.
+                an image file; or, for an engine on a card, an array on that card with
+                `__cuda_array_interface__` (torch, CuPy) and rows without gaps, which is read where
+                it lies, after the work of its stream. Each side from 1 to 32768.
             color: "rgb", or "bgr" as OpenCV reads; ignored for grey.
 
         Raises:
@@ -232,12 +234,13 @@ def load(
     return Engine(text, core, plan.contents())
 
 
-def _as_array(image: Any) -> np.ndarray:
+def _as_array(image: Any) -> Any:
     if isinstance(image, (str, os.PathLike)):
         from adfast.images import read_image
 
         return read_image(image)
-    if isinstance(image, np.ndarray):
+    # Arrays on a card stay there.
+    if isinstance(image, np.ndarray) or hasattr(image, "__cuda_array_interface__"):
         return image
     if hasattr(image, "__array_interface__") or hasattr(image, "__array__"):
         return np.asarray(image)

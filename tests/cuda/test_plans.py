@@ -114,6 +114,38 @@ def test_frames_of_all_layouts(frame, color, tiny_plan, engine):
     assert got.inspected == expected.inspected
 
 
+class OnCard:
+    """An array as torch and CuPy describe theirs; an emulated card's memory is the host's."""
+
+    def __init__(self, array, card, **changes):
+        if card:
+            self.tensor = torch.from_numpy(np.ascontiguousarray(array)).cuda()
+            interface = self.tensor.__cuda_array_interface__
+        else:
+            self.array = np.ascontiguousarray(array)
+            host = self.array.__array_interface__
+            interface = {"data": host["data"], "shape": host["shape"], "strides": None}
+            interface |= {"typestr": host["typestr"], "version": 3}
+        self.__cuda_array_interface__ = interface | changes
+
+
+@pytest.mark.parametrize("frame", [FRAME, FRAME[:, :, 0]], ids=["rgb", "grey"])
+def test_frames_on_the_card(frame, engine, cuda, tiny_plan):
+    card = not cuda.emulated
+    expected = engine.predict(frame).map
+    np.testing.assert_array_equal(engine.predict(OnCard(frame, card)).map, expected)
+    for got in engine.predict_batch([OnCard(frame, card)] * 4):
+        np.testing.assert_array_equal(got.map, expected)
+    with pytest.raises(adfast.FrameError, match="without gaps"):
+        engine.predict(OnCard(frame, card, strides=(1, 2, 3)))
+    with pytest.raises(adfast.FrameError, match="uint8"):
+        engine.predict(OnCard(frame, card, typestr="<f4"))
+    with pytest.raises(adfast.FrameError, match=r"\(height, width\)"):
+        engine.predict(OnCard(frame, card, shape=(5,), strides=None))
+    with pytest.raises(adfast.FrameError, match="runs on the CPU"):
+        adfast.load(tiny_plan, device="cpu").predict(OnCard(frame, card))
+
+
 def test_batch_and_threads_give_the_same_bits(engine):
     frames = [np.roll(FRAME, i, axis=0)[: 20 + i] for i in range(6)]
     alone = [engine.predict(frame).map for frame in frames]

@@ -61,6 +61,8 @@ FrameView view_of(const adfast_device_frame& frame) {
   view.pixel_stride = frame.pixel_stride;
   view.channel_stride = frame.channel_stride;
   view.color = static_cast<Color>(frame.color);
+  view.on_device = frame.on_device != 0;
+  view.stream = frame.stream;
   return view;
 }
 

@@ -62,11 +62,36 @@ Slot::Slot(const Program& program, Device& device, size_t first_lane, const Fram
       input_(geometry),
       answer_host_(sizeof(float) * static_cast<size_t>(1 + detector.height * detector.width)) {}
 
-void Slot::upload(const FrameView& frame) {
-  const int64_t channels = frame.color == Color::grey ? 1 : 3;
+// A frame of the card's own is read where it lies, once the work that makes it is over.
+const uint8_t* Slot::borrowed(const FrameView& frame) const {
+  if (frame.stream != 0) {
+    check(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(frame.stream)),
+          "waiting for the frame");
+  }
+  return frame.data;
+}
+
+const uint8_t* Slot::fetch(const FrameView& frame, int64_t channels) {
   const auto bytes = static_cast<size_t>(frame.height * frame.width * channels);
   grow(&frame_, bytes);
   grow(&frame_host_, bytes);
+  // In parts: while the card fetches one, the next is packed.
+  constexpr int64_t part_bytes = 192 << 10;
+  const int64_t row = frame.width * channels, rows = std::max<int64_t>(1, part_bytes / row);
+  auto* packed = frame_host_.as<uint8_t>();
+  for (int64_t begin = 0; begin < frame.height; begin += rows) {
+    const int64_t end = std::min(frame.height, begin + rows);
+    pack(frame, channels, begin, end, packed);
+    check(
+        cudaMemcpyAsync(frame_.as<uint8_t>() + begin * row, packed + begin * row,
+                        static_cast<size_t>((end - begin) * row), cudaMemcpyHostToDevice, stream()),
+        "copying the frame to the device");
+  }
+  return frame_.as<const uint8_t>();
+}
+
+void Slot::upload(const FrameView& frame) {
+  const int64_t channels = frame.color == Color::grey ? 1 : 3;
   kernels::cuda::FrameArgs& args = lane_.frame;
   if (frame.height != height_ || frame.width != width_) {
     height_ = width_ = -1;
@@ -82,19 +107,7 @@ void Slot::upload(const FrameView& frame) {
     height_ = frame.height;
     width_ = frame.width;
   }
-  // In parts: while the card fetches one, the next is packed.
-  constexpr int64_t part_bytes = 192 << 10;
-  const int64_t row = frame.width * channels, rows = std::max<int64_t>(1, part_bytes / row);
-  auto* packed = frame_host_.as<uint8_t>();
-  for (int64_t begin = 0; begin < frame.height; begin += rows) {
-    const int64_t end = std::min(frame.height, begin + rows);
-    pack(frame, channels, begin, end, packed);
-    check(
-        cudaMemcpyAsync(frame_.as<uint8_t>() + begin * row, packed + begin * row,
-                        static_cast<size_t>((end - begin) * row), cudaMemcpyHostToDevice, stream()),
-        "copying the frame to the device");
-  }
-  args.src = frame_.as<const uint8_t>();
+  args.src = frame.on_device ? borrowed(frame) : fetch(frame, channels);
   args.src_height = static_cast<int32_t>(frame.height);
   args.src_width = static_cast<int32_t>(frame.width);
   args.src_channels = static_cast<int32_t>(channels);

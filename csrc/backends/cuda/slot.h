@@ -29,6 +29,9 @@ class Slot {
 
  private:
   cudaStream_t stream() const { return lane_.stream; }
+  // The frame's pixels on the card.
+  const uint8_t* borrowed(const FrameView& frame) const;
+  const uint8_t* fetch(const FrameView& frame, int64_t channels);
   void download_map(const FrameView& frame);
   std::pair<int64_t, int64_t> part_of(int64_t count, size_t part) const;  // begin and end
   std::string first_bad_step() const;
