@@ -34,7 +34,7 @@ test: $(STAMP) test-cpp
 	@echo "All tests passed. Next: make demo, or README.md for your own images."
 
 test-cpp: $(STAMP)
-	$(BIN)/cmake -S . -B build/tests -G Ninja -DADFAST_BUILD_TESTS=ON \
+	$(BIN)/cmake -S . -B build/tests -G Ninja -DADFAST_BUILD_TESTS=ON -DADFAST_CUDA=off \
 	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
 	$(BIN)/cmake --build build/tests
 	$(BIN)/ctest --test-dir build/tests --output-on-failure

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -254,6 +255,11 @@ def test_machines_without(tiny_plan, cuda, tmp_path):
     if not cuda.emulated:
         pytest.skip("a card cannot be taken away; without one, the emulated backend runs this")
     here = cuda.folders
+    # The true plugin, where it was built: its machine has no driver or no card.
+    found = load_elsewhere(tiny_plan, [])
+    assert re.search("no device can be used|0 device|built without it", found["cuda"]["error"])
+    assert "device='cpu'" in found["cuda"]["error"] or "0 device" in found["cuda"]["error"]
+    assert found["auto"]["info"] == {"device": "cpu", "device_note": found["cuda"]["error"]}
     for environment, message in (
         ({"ADFAST_EMULATED_DEVICES": "0"}, "this machine has 0 device"),
         ({"ADFAST_EMULATED_MEMORY": "1"}, "out of device memory"),
