@@ -1,16 +1,16 @@
 """The CUDA backend against PyTorch on the same card, from a uint8 frame to score and map.
 
-    python bench/gpu.py [--models NAME ...] [--compile MODE] [--seconds S]
+    python bench/gpu.py [--models NAME ...] [--compile MODE] [--batches N ...] [--seconds S]
 
 Random weights (time does not depend on them). Answers are checked before anything is timed.
 Contestants take turns within each round. Latency is of one frame in host memory to its score and
 full-size map in host memory; beside it stands the time on the card of the network alone, by the
-card's own clock. PyTorch runs in half precision, channels-last: call by call, recorded in a CUDA
-graph, and compiled with --compile (a mode of torch.compile, or "none"), its frame resized and its
-map enlarged on the card. Batches are 8 and 32 frames at once for PyTorch, and as many calls of the
-engine, whose plans have batch 1.
+card's own clock. PyTorch runs in half precision, channels-last, its frame resized and its map
+enlarged on the card: call by call, recorded in a CUDA graph, and compiled with --compile (a mode of
+torch.compile, or "none"). Of several frames PyTorch makes one batch; the engine, whose plans have
+batch 1, has three frames in work at once (predict_batch).
 
-Results go to bench/results/gpu.json, by card.
+Results go to bench/results/gpu.json, by card; models that are not measured keep what they had.
 """
 
 from __future__ import annotations
