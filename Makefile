@@ -59,6 +59,7 @@ gpu-check:
 	$(GPU_BUILD)/cmake/tests/gpu/cuda_kernels_card_test
 	$(if $(SANITIZER),$(SANITIZER) --error-exitcode 1 $(GPU_BUILD)/cmake/tests/gpu/cuda_kernels_card_test gtrans,@echo "compute-sanitizer is not here: memory not checked")
 	ADFAST_GPU_CHECK=1 PYTHONPATH=$(GPU_BUILD)/site $(GPU_PYTHON) -m pytest -q tests/cuda tests/gpu
+	$(GPU_BUILD)/cmake/tests/gpu/gpu_kernels
 	PYTHONPATH=$(GPU_BUILD)/site $(GPU_PYTHON) bench/gpu.py $(GPU_BENCH)
 
 bench: $(STAMP)
