@@ -12,7 +12,10 @@ constexpr Type half = Type::f16;
 
 std::string joined(const std::string& name, const std::vector<int64_t>& sizes) {
   std::string line = name;
-  for (size_t i = 0; i < sizes.size(); ++i) line += (i > 0 ? "x" : ",") + std::to_string(sizes[i]);
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    line += i > 0 ? 'x' : ',';
+    line += std::to_string(sizes[i]);
+  }
   return line;
 }
 

@@ -16,8 +16,12 @@ std::string text(const std::string& value) { return value; }
 template <class T>
 std::string text(const std::vector<T>& values) {
   std::string list = "[";
-  for (size_t i = 0; i < values.size(); ++i) list += (i > 0 ? "," : "") + text(values[i]);
-  return list + "]";
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (i > 0) list += ',';
+    list += text(values[i]);
+  }
+  list += ']';
+  return list;
 }
 
 }  // namespace
@@ -30,7 +34,10 @@ std::string print(const Graph& graph) {
            to_string(graph.values[id].shape);
   };
   const auto list = [&](const std::vector<int32_t>& ids) {
-    for (size_t i = 0; i < ids.size(); ++i) out += (i > 0 ? ", " : "") + value(ids[i]);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (i > 0) out += ", ";
+      out += value(ids[i]);
+    }
   };
   for (const Node& node : graph.nodes) {
     list(node.outputs);

@@ -28,8 +28,9 @@ const TritonKernel* triton_attention(const nodes::Attention& node, Device& devic
   if (type.empty() || !(node.scale > 0) || node.dim % 16 != 0 || node.value_dim % 16 != 0) {
     return nullptr;
   }
-  const std::string heads =
-      "d" + std::to_string(width) + (values == width ? "" : "v" + std::to_string(values));
+  std::string heads = "d";
+  heads += std::to_string(width);
+  if (values != width) heads.append("v").append(std::to_string(values));
   const char* rows = node.queries > 1024 ? "_q128" : "_q64";
   return device.triton->find("attention_" + type + "_" + heads + rows);
 }
