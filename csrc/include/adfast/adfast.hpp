@@ -35,14 +35,23 @@ struct Result {
   bool is_anomalous() const { return calibrated() && score > threshold; }
 };
 
+// What each is stands at adfast_options. In C++20: Engine("part.plan", {.device = "cuda"}).
+struct Options {
+  int threads = 0;
+  const char* precision = nullptr;
+  const char* tactics = nullptr;
+  const char* device = nullptr;
+  const char* folders = nullptr;
+};
+
 // Moves, does not copy. May be used from many threads, which take turns.
 class Engine {
  public:
-  explicit Engine(const std::string& path, int threads = 0, const char* precision = nullptr,
-                  const char* tactics = nullptr) {
-    const adfast_options options{sizeof(adfast_options), threads, precision, tactics};
+  explicit Engine(const std::string& path, const Options& options = {}) {
+    const adfast_options raw{sizeof(adfast_options), options.threads, options.precision,
+                             options.tactics,        options.device,  options.folders};
     adfast_engine* engine = nullptr;
-    check(adfast_load(path.c_str(), &options, &engine));
+    check(adfast_load(path.c_str(), &raw, &engine));
     engine_.reset(engine);
   }
 
