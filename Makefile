@@ -18,12 +18,17 @@ help:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Where there is nvcc: for Ampere, which later cards compile anew when they first see it. Installed
+# without make, the CUDA backend has machine code for all (cmake/cuda.cmake).
+CUDA_ARCHITECTURES ?= 80
+
 # torch first and alone: asked for by name and version it is the CPU build, and everything that
 # depends on it is then content.
 $(STAMP): $(VENV)/bin/python $(SOURCES)
 	$(PIP) install --quiet torch==2.13.0
 	$(PIP) install --quiet -c constraints.txt torchvision scikit-build-core pybind11 cmake ninja onednn-devel-cpu-gomp
-	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --quiet -c constraints.txt --no-build-isolation \
+	  -C cmake.define.ADFAST_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" -e ".[dev]"
 	@touch $@
 
 demo: $(STAMP)
