@@ -268,8 +268,35 @@ def test_machines_without(tiny_plan, cuda, tmp_path):
         assert message in found["cuda"]["error"]
         assert found["auto"]["info"]["device"] == "cpu"
         assert message in found["auto"]["info"]["device_note"]
+    found = load_elsewhere(tiny_plan, [f"{here[0]}/other_version"])
+    assert "is of another version of adfast" in found["cuda"]["error"]
+    assert found["auto"]["info"]["device"] == "cpu"
     for name in ("libadfast_cuda.so", "libadfast_emulated_cuda.so", "libcublasLt.so.13"):
         (tmp_path / name).symlink_to(f"{here[0]}/{name}")
     found = load_elsewhere(tiny_plan, [str(tmp_path)])
     assert "pip install nvidia-cudnn-cu13" in found["cuda"]["error"]
     assert found["auto"]["info"]["device"] == "cpu"
+
+
+def test_a_frame_too_large_for_the_card(tiny_plan, cuda):
+    """It fails, in a batch too, and the engine goes on."""
+    if not cuda.emulated:
+        pytest.skip("a card's memory cannot be shrunk; without one, the emulated backend runs this")
+    code = (
+        "import adfast, numpy, sys\n"
+        "engine = adfast.load(sys.argv[1], device='cuda')\n"
+        "small, large = numpy.zeros((9, 9), 'u1'), numpy.zeros((8000, 8000), 'u1')\n"
+        "expected = engine.predict(small).score\n"
+        "for frames in ([large], [small, large]):\n"
+        "    try: engine.predict_batch(frames)\n"
+        "    except adfast.AdfastError as error: assert 'out of device memory' in str(error)\n"
+        "    else: raise SystemExit('no error')\n"
+        "    assert engine.predict(small).score == expected\n"
+        "    assert engine.predict_batch([small] * 5)[4].score == expected\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(tiny_plan)],
+        env=os.environ
+        | {"ADFAST_LIBRARIES": ":".join(cuda.folders), "ADFAST_EMULATED_MEMORY": "300"},
+        check=True,
+    )
