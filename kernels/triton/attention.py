@@ -211,12 +211,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float) -> Tens
 
 
 def _variant(dtype: torch.dtype, head_dim: int, value_dim: int, queries: int) -> Variant:
-    tiles = tiling(dtype, max(head_dim, value_dim), queries)
+    tiles = tiling(dtype, padded(max(head_dim, value_dim)), queries)
     warps, stages = tiles.pop("num_warps"), tiles.pop("num_stages")
     name = TYPES[dtype]
     pointers, rows = ("q", "k", "v", "out"), ("q_row", "k_row", "v_row", "out_row")
     images = ("q_batch", "k_batch", "v_batch", "out_batch")
     width = f"d{head_dim}" + (f"v{value_dim}" if value_dim != head_dim else "")
+    # Rows of heads of 24 channels are whole steps of 16 for every second number of heads only.
+    steps = () if head_dim % 16 else rows + images
     return Variant(
         name=f"attention_{name}_{width}_q{tiles['BLOCK_Q']}",
         kernel=attention_kernel,
@@ -226,9 +228,10 @@ def _variant(dtype: torch.dtype, head_dim: int, value_dim: int, queries: int) ->
         | dict.fromkeys(images, "i64")
         | {"scale_log2": "fp32"},
         constexprs={"HEAD_DIM": head_dim, "VALUE_DIM": value_dim}
-        | {"PADDED_DIM": head_dim, "PADDED_VALUE": value_dim, "PRECISION": "ieee"}
+        | {"PADDED_DIM": padded(head_dim), "PADDED_VALUE": padded(value_dim)}
+        | {"PRECISION": "ieee"}
         | tiles,
-        aligned=pointers + rows + images,
+        aligned=pointers + steps,
         grid=("ceil(queries / BLOCK_Q)", "heads", "batch"),
         num_warps=warps,
         num_stages=stages,
@@ -239,7 +242,8 @@ def _variant(dtype: torch.dtype, head_dim: int, value_dim: int, queries: int) ->
 VARIANTS = [
     _variant(dtype, head_dim, value_dim, queries)
     for dtype in (torch.float16, torch.bfloat16)
-    # 32 and 64: InTra's windows, whose queries and keys are half as wide as its tokens.
-    for head_dim, value_dim in ((16, 16), (32, 32), (32, 64), (64, 64))
+    # 24: SAAE's five heads of 120 channels. 32 and 64: InTra's windows, whose queries and keys are
+    # half as wide as its tokens.
+    for head_dim, value_dim in ((16, 16), (24, 24), (32, 32), (32, 64), (64, 64))
     for queries in (64, 4096)
 ] + [_variant(torch.float32, head_dim, head_dim, 64) for head_dim in (32, 64)]

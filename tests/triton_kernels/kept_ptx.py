@@ -63,6 +63,7 @@ def calls() -> list[tuple[Case, torch.dtype, dict[str, Any]]]:
         add(attention(f"kept long {dim}", 1, 1027, 65, 2, dim), HALVES)
     for queries in (49, 1027):
         add(attention(f"kept wide values {queries}", 2, queries, 49, 2, 32, 64), HALVES)
+        add(attention(f"kept odd rows {queries}", 2, queries, 49, 5, 24), HALVES)
     for legacy in (False, True):
         name = f"kept{' legacy' * legacy}"
         add(halo(name, 2, (36, 24), 12, 2, 2, 16, legacy=legacy), ALL)

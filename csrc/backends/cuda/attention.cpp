@@ -24,10 +24,10 @@ unsigned tiles(int64_t count, int64_t size) {
 const TritonKernel* triton_attention(const nodes::Attention& node, Device& device) {
   const int64_t width = node.dim / node.heads, values = node.value_dim / node.heads;
   const std::string type = triton_type(device.features);
-  // Rows in steps of 16 elements: Triton's kernels rely on it.
-  if (type.empty() || !(node.scale > 0) || node.dim % 16 != 0 || node.value_dim % 16 != 0) {
-    return nullptr;
-  }
+  if (type.empty() || !(node.scale > 0)) return nullptr;
+  // Variants of whole sixteens rely on rows of such, those of other widths do not.
+  const bool sixteens = width % 16 == 0;
+  if (sixteens && (node.dim % 16 != 0 || node.value_dim % 16 != 0)) return nullptr;
   std::string heads = "d";
   heads += std::to_string(width);
   if (values != width) heads.append("v").append(std::to_string(values));
