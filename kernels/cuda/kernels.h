@@ -120,8 +120,9 @@ struct ReduceArgs {
   const void* x;
   Type type;
   int64_t rows, width, inner;
-  float* out;  // [rows][inner]
+  void* out;  // [rows][inner]
   float* scratch;
+  Type out_type = Type::f32;
 };
 size_t reduce_scratch(int64_t rows, int64_t width, int64_t inner);
 cudaError_t reduce(const ReduceArgs& args, cudaStream_t stream);

@@ -27,6 +27,20 @@ Plan plan_of(int64_t rows, int64_t width, int64_t inner) {
 __device__ __forceinline__ float combined(Reduce op, float a, float b) {
   return op == Reduce::max ? max_nan(a, b) : a + b;
 }
+// A result as the caller wants it, a part's in f32.
+struct Results {
+  void* data;
+  Type type;
+  __device__ __forceinline__ void put(int64_t i, float value) const {
+    if (type == Type::f16) {
+      static_cast<__half*>(data)[i] = narrow<__half>(value);
+    } else if (type == Type::bf16) {
+      static_cast<__nv_bfloat16*>(data)[i] = narrow<__nv_bfloat16>(value);
+    } else {
+      static_cast<float*>(data)[i] = value;
+    }
+  }
+};
 __device__ __forceinline__ float nothing(Reduce op) {
   return op == Reduce::max ? -infinity() : 0.0f;
 }
@@ -34,7 +48,7 @@ __device__ __forceinline__ float nothing(Reduce op) {
 // inner == 1: a block for each row and part. `out` is [rows][parts].
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    reduce_row_kernel(ReduceArgs a, int64_t length, int64_t parts, float share, float* out) {
+    reduce_row_kernel(ReduceArgs a, int64_t length, int64_t parts, float share, Results out) {
   float* shared = reinterpret_cast<float*>(adfast_shared);
   const int64_t row = blockIdx.x / parts, part = blockIdx.x % parts;
   const T* x = static_cast<const T*>(a.x) + row * a.width;
@@ -63,12 +77,13 @@ __global__ void __launch_bounds__(kThreads)
       combined(a.op, combined(a.op, total[0], total[1]), combined(a.op, total[2], total[3]));
   const float result =
       block_combine(sum, shared, [&](float p, float q) { return combined(a.op, p, q); });
-  if (threadIdx.x == 0) out[blockIdx.x] = result * share;
+  if (threadIdx.x == 0) out.put(blockIdx.x, result * share);
 }
 
 // Many short rows: a warp for each.
 template <class T>
-__global__ void __launch_bounds__(kThreads) reduce_short_kernel(ReduceArgs a, float share) {
+__global__ void __launch_bounds__(kThreads)
+    reduce_short_kernel(ReduceArgs a, float share, Results out) {
   const int64_t row = int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32;
   if (row >= a.rows) return;
   const T* x = static_cast<const T*>(a.x) + row * a.width;
@@ -80,7 +95,7 @@ __global__ void __launch_bounds__(kThreads) reduce_short_kernel(ReduceArgs a, fl
   for (int flip = 16; flip > 0; flip /= 2) {
     total = combined(a.op, total, __shfl_xor_sync(kAllLanes, total, flip));
   }
-  if (threadIdx.x % 32 == 0) a.out[row] = total * share;
+  if (threadIdx.x % 32 == 0) out.put(row, total * share);
 }
 
 // inner > 1: columns lie next to each other, slices of the axis among the warps of a block. `out`
@@ -88,7 +103,7 @@ __global__ void __launch_bounds__(kThreads) reduce_short_kernel(ReduceArgs a, fl
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     reduce_columns_kernel(ReduceArgs a, int64_t length, int64_t parts, int64_t tiles, float share,
-                          float* out) {
+                          Results out) {
   float* shared = reinterpret_cast<float*>(adfast_shared);  // [kSlices][kColumns]
   const int column = threadIdx.x % kColumns, slice = threadIdx.x / kColumns;
   const int64_t i = blockIdx.x % tiles * kColumns + column;
@@ -107,12 +122,12 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   if (slice > 0 || i >= a.inner) return;
   for (int s = 1; s < kSlices; s++) total = combined(a.op, total, shared[s * kColumns + column]);
-  out[(row * parts + part) * a.inner + i] = total * share;
+  out.put((row * parts + part) * a.inner + i, total * share);
 }
 
 // partial [rows][parts][inner] -> out [rows][inner].
 __global__ void __launch_bounds__(kThreads)
-    reduce_parts_kernel(ReduceArgs a, int64_t parts, const float* partial) {
+    reduce_parts_kernel(ReduceArgs a, int64_t parts, const float* partial, Results out) {
   const int64_t count = a.rows * a.inner;
   for (int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x; at < count;
        at += int64_t{gridDim.x} * kThreads) {
@@ -121,13 +136,13 @@ __global__ void __launch_bounds__(kThreads)
     if (a.op == Reduce::max) {
       float most = from[0];
       for (int64_t p = 1; p < parts; p++) most = max_nan(most, from[p * a.inner]);
-      a.out[at] = most;
+      out.put(at, most);
       continue;
     }
     double total = 0;
     for (int64_t p = 0; p < parts; p++) total += static_cast<double>(from[p * a.inner]);
     if (a.op == Reduce::mean) total /= static_cast<double>(a.width);
-    a.out[at] = static_cast<float>(total);
+    out.put(at, static_cast<float>(total));
   }
 }
 
@@ -141,13 +156,14 @@ size_t reduce_scratch(int64_t rows, int64_t width, int64_t inner) {
 cudaError_t reduce(const ReduceArgs& a, cudaStream_t stream) {
   const Plan plan = plan_of(a.rows, a.width, a.inner);
   const bool split = plan.parts > 1;
-  float* out = split ? a.scratch : a.out;
+  const Results whole{a.out, a.out_type};
+  const Results out = split ? Results{a.scratch, Type::f32} : whole;
   const float share = a.op == Reduce::mean && !split ? 1.0f / static_cast<float>(a.width) : 1.0f;
   const cudaError_t error = with_type(a.type, [&](auto type) {
     using T = typename decltype(type)::type;
     if (a.inner == 1 && a.width <= 1024 && a.rows >= kMultiprocessors) {
       return launch(reduce_short_kernel<T>, blocks_for(a.rows, kThreads / 32), kThreads, 0, stream,
-                    a, share);
+                    a, share, out);
     }
     if (a.inner == 1) {
       return launch(reduce_row_kernel<T>, blocks_for(a.rows * plan.parts, 1), kThreads,
@@ -159,7 +175,7 @@ cudaError_t reduce(const ReduceArgs& a, cudaStream_t stream) {
   });
   if (error != cudaSuccess || !split) return error;
   return launch(reduce_parts_kernel, blocks_for(a.rows * a.inner, kThreads), kThreads, 0, stream, a,
-                plan.parts, a.scratch);
+                plan.parts, a.scratch, whole);
 }
 
 }  // namespace adfast::kernels::cuda

@@ -303,33 +303,21 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, Device& de
 // The mean over the whole map, as squeeze-and-excite blocks take it: a sum shared among blocks.
 std::unique_ptr<Operator> make_global_mean(const OperatorRequest& request, Device& device,
                                            const nodes::Pool& node) {
-  kernels::ReduceArgs reduce{};
-  reduce.op = kernels::Reduce::mean;
-  reduce.type = kernel_type(request.inputs[0]->dtype);
-  reduce.rows = 1;
-  reduce.width = node.x[2] * node.x[3];
-  reduce.inner = node.x[1];
-  kernels::UnaryArgs convert{};
-  convert.op = kernels::Unary::identity;
-  convert.x_type = kernels::Type::f32;
-  convert.out_type = kernel_type(request.outputs[0]->dtype);
-  convert.count = node.x[1];
-  const auto means = static_cast<size_t>((node.x[1] + 63) / 64 * 64);
+  kernels::ReduceArgs args{};
+  args.op = kernels::Reduce::mean;
+  args.type = kernel_type(request.inputs[0]->dtype);
+  args.rows = 1;
+  args.width = node.x[2] * node.x[3];
+  args.inner = node.x[1];
+  args.out_type = kernel_type(request.outputs[0]->dtype);
   return kernel_operator(static_cast<double>(element_count(node.x)),
-                         means + kernels::reduce_scratch(reduce.rows, reduce.width, reduce.inner),
-                         [reduce, convert, means, &device](const Binding& binding) {
-                           kernels::ReduceArgs first = reduce;
-                           first.x = binding.inputs[0];
-                           first.out = static_cast<float*>(binding.scratch);
-                           first.scratch = first.out + means;
-                           kernels::UnaryArgs then = convert;
-                           then.x = first.out;
-                           then.out = binding.outputs[0];
-                           return [mean = launch(kernels::reduce, first, device, "reduce"),
-                                   store = launch(kernels::unary, then, device, "unary")] {
-                             mean();
-                             store();
-                           };
+                         kernels::reduce_scratch(args.rows, args.width, args.inner),
+                         [args, &device](const Binding& binding) {
+                           kernels::ReduceArgs bound = args;
+                           bound.x = binding.inputs[0];
+                           bound.out = binding.outputs[0];
+                           bound.scratch = static_cast<float*>(binding.scratch);
+                           return launch(kernels::reduce, bound, device, "mean");
                          });
 }
 
