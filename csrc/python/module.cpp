@@ -46,6 +46,7 @@ FrameView view_of(const void* data, const std::vector<py::ssize_t>& shape,
   return view;
 }
 
+constexpr int default_stream = 1;
 constexpr const char* uint8_only = "uint8 (values are never rescaled by guess)";
 
 // What torch, CuPy and Numba say of arrays on a card; its version 3.
@@ -63,9 +64,10 @@ FrameView device_view_of(const py::dict& interface, const std::string& color) {
   const auto address = py::cast<uintptr_t>(py::tuple(interface["data"])[0]);
   FrameView view = view_of(reinterpret_cast<const void*>(address), shape, tight, color);
   view.on_device = true;
-  if (interface.contains("stream") && !py::object(interface["stream"]).is_none()) {
-    view.stream = py::cast<uint64_t>(interface["stream"]);
-  }
+  // Producers that name no stream, as torch, mostly work on the default one; None: it is ready.
+  const py::object stream =
+      interface.contains("stream") ? py::object(interface["stream"]) : py::int_(default_stream);
+  if (!stream.is_none()) view.stream = py::cast<uint64_t>(stream);
   return view;
 }
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "runtime/engine.h"
-#include "runtime/raw_run.h"
+#include "runtime/raw_values.h"
 #include "runtime/session.h"
 
 namespace adfast {

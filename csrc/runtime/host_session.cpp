@@ -18,9 +18,6 @@ namespace adfast {
 namespace {
 
 constexpr int max_lanes = 2;
-// Below this, a second lane idles more than it works; its threads do more inside the first one's
-// steps.
-constexpr double worthwhile_parallelism = 1.4;
 
 double milliseconds() {
   const auto time = std::chrono::steady_clock::now().time_since_epoch();
@@ -67,6 +64,7 @@ HostSession::HostSession(const Graph& graph, const FrameGeometry& geometry,
       workers_(lanes_) {
   program_ = build(graph);
   if (lanes_ > 1 && parallelism(program_->needs()) < worthwhile_parallelism) {
+    // The second lane's threads do more inside the first one's steps.
     threads_per_lane_ *= lanes_;
     lanes_ = 1;
     program_ = build(graph);

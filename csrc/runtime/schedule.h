@@ -26,6 +26,8 @@ Schedule make_schedule(const std::vector<StepNeeds>& steps, int lanes);
 
 // All the work over the longest chain of it: how many lanes could be kept busy at best.
 double parallelism(const std::vector<StepNeeds>& steps);
+// Below this, a second lane idles more than it works.
+inline constexpr double worthwhile_parallelism = 1.4;
 
 struct ArenaItem {
   size_t bytes = 0;

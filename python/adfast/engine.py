@@ -73,7 +73,8 @@ class Engine:
             image: uint8 array (H, W) or (H, W, 3) with any strides, read-only too; or the path of
                 an image file; or, for an engine on a card, an array on that card with
                 `__cuda_array_interface__` (torch, CuPy) and rows without gaps, which is read where
-                it lies, after the work of its stream. Each side from 1 to 32768.
+                it lies, after the work of the stream it names (the default one if it names none,
+                as torch's). Each side from 1 to 32768.
             color: "rgb", or "bgr" as OpenCV reads; ignored for grey.
 
         Raises:

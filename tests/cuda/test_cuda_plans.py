@@ -211,6 +211,26 @@ def test_overflow_is_named(tmp_path, on_cuda):
     assert np.isfinite(on_cuda(path, precision="bf16").predict(image).score)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_is_told_to_load_again(engine):
+    engine.predict(FRAME)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            engine.predict(FRAME)
+            message = "predicted"
+        except adfast.AdfastError as error:
+            message = str(error)
+        os.write(write, message.encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        assert "load the plan in the new process" in pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    assert np.isfinite(engine.predict(FRAME).score)
+
+
 def test_wrong_options(tiny_plan, on_cuda):
     with pytest.raises(adfast.ArgumentError, match="expected 'f32', 'f16' or 'bf16'"):
         on_cuda(tiny_plan, precision="f64")

@@ -1,6 +1,6 @@
-// Convolutions, channels-last, with bias, residual and ReLU fused: as products by cuBLASLt (1x1
-// ones as they are, small maps and odd shapes after their windows were unfolded into rows), large
-// maps by cuDNN, grouped ones by our kernel. Pooling by our kernels.
+// Convolutions, channels-last, with bias, residual and ReLU fused: 1x1 ones as products by
+// cuBLASLt, others by cuDNN or, where better_unfolded says so, as products of their windows
+// unfolded into rows; grouped ones by our kernel. Pooling by our kernels.
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -273,8 +273,8 @@ class UnfoldedConvolution final : public Operator {
 // Unfolded are pixels that fill no word of 16 bytes, as those of images of three channels, margins
 // that differ from side to side, which cuDNN does not take, and, in f32, small results: cuDNN's
 // products without tensor cores give each multiprocessor whole tiles, and where there are fewer
-// tiles than multiprocessors cuBLASLt, which also shares out the depth, takes two thirds of the
-// time (GTrans on an H200; in half precision it takes longer).
+// tiles than multiprocessors cuBLASLt, which also shares out the depth, is faster. In half
+// precision it is slower (bench/results/gpu.json beside gpu_unfolded.json).
 bool better_unfolded(const nodes::Convolution& node, const Device& device) {
   constexpr int64_t tile = 128;
   const auto tiles = [](int64_t count) { return (count + tile - 1) / tile; };

@@ -9,8 +9,6 @@ namespace {
 
 // What libraries assume of the matrices they are given.
 constexpr size_t alignment = 256;
-// Below this, a second lane has too little to do to be worth its joining.
-constexpr double worthwhile_parallelism = 1.4;
 
 Schedule schedule_for(const Program& program) {
   const auto needs = program.needs();

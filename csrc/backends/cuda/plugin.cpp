@@ -5,12 +5,14 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "backends/cuda/session.h"
 #include "core/error.h"
 #include "runtime/device_abi.h"
-#include "runtime/layout.h"
+#include "runtime/raw_values.h"
 
 namespace adfast::cuda {
 namespace {
@@ -160,35 +162,28 @@ int32_t run_graph(const adfast_device_plan* plan, const adfast_device_options* o
     const auto backend = make_cuda_backend(device);
     const Program program(graph_of(*plan), *backend);
     const Execution execution(program, device);
+    RawInputs given;
+    for (const adfast_device_tensor& input : std::span(inputs, static_cast<size_t>(count))) {
+      Shape shape(input.shape, input.shape + input.rank);
+      const auto elements = static_cast<size_t>(element_count(shape));
+      given[input.name] = {std::move(shape), {input.values, elements}};
+    }
+    check_inputs(program, given);
     for (int32_t id : program.inputs()) {
-      const Tensor& tensor = program.tensors()[id];
-      const adfast_device_tensor* given = nullptr;
-      for (int32_t i = 0; i < count; ++i) {
-        if (tensor.name == inputs[i].name) given = &inputs[i];
-      }
-      const bool fits =
-          given != nullptr && Shape(given->shape, given->shape + given->rank) == tensor.shape;
-      if (!fits) {
-        throw Error(ErrorKind::argument,
-                    "input '" + tensor.name + "' is missing or not " + to_string(tensor.shape));
-      }
-      std::vector<float> stored(static_cast<size_t>(element_count(tensor.shape)));
-      for_each_element(tensor.shape,
-                       [&](int64_t plain, int64_t place) { stored[place] = given->values[plain]; });
+      const std::vector<float> stored = in_storage(given.at(program.tensors()[id].name));
       copy_to_device(execution.data(id), stored.data(), stored.size() * sizeof(float));
     }
     execution.run_each([](int32_t) {});
     for (const auto& [role, id] : program.outputs()) {
       const Tensor& tensor = program.tensors()[id];
       std::vector<float> stored(static_cast<size_t>(element_count(tensor.shape)));
-      std::vector<float> plain(stored.size());
       check(cudaMemcpy(stored.data(), execution.data(id), stored.size() * sizeof(float),
                        cudaMemcpyDeviceToHost),
             "copying an output from the device");
-      for_each_element(tensor.shape,
-                       [&](int64_t index, int64_t place) { plain[index] = stored[place]; });
-      const adfast_device_tensor made{role.c_str(), tensor.shape.data(),
-                                      static_cast<int32_t>(tensor.shape.size()), plain.data()};
+      const RawOutput plain = in_row_major(tensor.shape, stored.data());
+      const adfast_device_tensor made{role.c_str(), plain.shape.data(),
+                                      static_cast<int32_t>(plain.shape.size()),
+                                      plain.values.data()};
       output(context, &made);
     }
   });

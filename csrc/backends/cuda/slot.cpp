@@ -65,8 +65,9 @@ Slot::Slot(const Program& program, Device& device, size_t first_lane, const Fram
 // A frame of the card's own is read where it lies, once the work that makes it is over.
 const uint8_t* Slot::borrowed(const FrameView& frame) const {
   if (frame.stream != 0) {
-    check(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(frame.stream)),
-          "waiting for the frame");
+    const cudaStream_t producer =
+        frame.stream == 1 ? cudaStreamLegacy : reinterpret_cast<cudaStream_t>(frame.stream);
+    check(cudaStreamSynchronize(producer), "waiting for the frame");
   }
   return frame.data;
 }
@@ -154,6 +155,16 @@ std::pair<int64_t, int64_t> Slot::part_of(int64_t count, size_t part) const {
 }
 
 void Slot::begin(const Job& job) {
+  try {
+    enqueue(job);
+  } catch (...) {
+    // The frame is its owner's again when this returns.
+    cudaStreamSynchronize(stream());
+    throw;
+  }
+}
+
+void Slot::enqueue(const Job& job) {
   started_ = std::chrono::steady_clock::now();
   begin_.record(stream());
   upload(job.frame);

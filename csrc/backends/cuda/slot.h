@@ -29,6 +29,7 @@ class Slot {
 
  private:
   cudaStream_t stream() const { return lane_.stream; }
+  void enqueue(const Job& job);
   // The frame's pixels on the card.
   const uint8_t* borrowed(const FrameView& frame) const;
   const uint8_t* fetch(const FrameView& frame, int64_t channels);
