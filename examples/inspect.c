@@ -30,7 +30,7 @@ int main(int argc, char** argv) {
   frame.data = pixels;
 
   status = adfast_load(argv[1], NULL, &engine);
-  if (status == ADFAST_OK) status = adfast_predict(engine, &frame, &result, NULL);
+  if (status == ADFAST_OK) status = adfast_predict(engine, &frame, &result);
   if (status == ADFAST_OK) {
     printf("score %.9g threshold %.9g %s\n", result.score, result.threshold,
            result.is_anomalous == 1 ? "anomalous" : "good");

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "oneapi/dnnl/dnnl.hpp"
 #include "plan/plan.h"
+#include "python/frames.h"
 #include "runtime/device.h"
 #include "runtime/engine.h"
 #include "runtime/host_session.h"
@@ -16,72 +17,9 @@
 
 namespace py = pybind11;
 using namespace adfast;
+using adfast::python::view_of;
 
 namespace {
-
-[[noreturn]] void refuse_image(const std::string& what, const py::handle& got,
-                               const char* expected) {
-  throw Error(ErrorKind::frame, "[predict] image has " + what + " " +
-                                    py::cast<std::string>(py::str(got)) + ", expected " + expected);
-}
-
-// A frame of this size and color; strides are in bytes.
-FrameView view_of(const void* data, const std::vector<py::ssize_t>& shape,
-                  const std::vector<py::ssize_t>& strides, const std::string& color) {
-  const bool grey = shape.size() == 2;
-  if (!grey && !(shape.size() == 3 && shape[2] == 3)) {
-    refuse_image("shape", py::tuple(py::cast(shape)), "(height, width) or (height, width, 3)");
-  }
-  if (color != "rgb" && color != "bgr") {
-    throw Error(ErrorKind::argument, "[predict] color is '" + color + "', expected 'rgb' or 'bgr'");
-  }
-  FrameView view;
-  view.data = static_cast<const uint8_t*>(data);
-  view.height = shape[0];
-  view.width = shape[1];
-  view.row_stride = strides[0];
-  view.pixel_stride = strides[1];
-  view.channel_stride = grey ? 0 : strides[2];
-  view.color = grey ? Color::grey : color == "bgr" ? Color::bgr : Color::rgb;
-  return view;
-}
-
-constexpr int default_stream = 1;
-constexpr const char* uint8_only = "uint8 (values are never rescaled by guess)";
-
-// What torch, CuPy and Numba say of arrays on a card; its version 3.
-FrameView device_view_of(const py::dict& interface, const std::string& color) {
-  const py::object type = interface["typestr"];
-  if (py::cast<std::string>(type) != "|u1") refuse_image("the type", type, uint8_only);
-  const auto shape = py::cast<std::vector<py::ssize_t>>(interface["shape"]);
-  std::vector<py::ssize_t> tight(shape.size(), 1);
-  for (size_t i = shape.size(); i-- > 1;) tight[i - 1] = tight[i] * shape[i];
-  const py::object strides =
-      interface.contains("strides") ? py::object(interface["strides"]) : py::none();
-  if (!strides.is_none() && py::cast<std::vector<py::ssize_t>>(strides) != tight) {
-    refuse_image("strides", strides, "rows without gaps on a card: image.contiguous()");
-  }
-  const auto address = py::cast<uintptr_t>(py::tuple(interface["data"])[0]);
-  FrameView view = view_of(reinterpret_cast<const void*>(address), shape, tight, color);
-  view.on_device = true;
-  // Producers that name no stream, as torch, mostly work on the default one; None: it is ready.
-  const py::object stream =
-      interface.contains("stream") ? py::object(interface["stream"]) : py::int_(default_stream);
-  if (!stream.is_none()) view.stream = py::cast<uint64_t>(stream);
-  return view;
-}
-
-FrameView view_of(const py::object& image, const std::string& color) {
-  if (!py::isinstance<py::array>(image) && py::hasattr(image, "__cuda_array_interface__")) {
-    return device_view_of(py::dict(image.attr("__cuda_array_interface__")), color);
-  }
-  const auto array = py::cast<py::array>(image);
-  if (array.dtype().kind() != 'u' || array.itemsize() != 1) {
-    refuse_image("dtype", py::str(array.dtype()), uint8_only);
-  }
-  return view_of(array.data(), {array.shape(), array.shape() + array.ndim()},
-                 {array.strides(), array.strides() + array.ndim()}, color);
-}
 
 struct Request {
   py::object image;
@@ -89,9 +27,10 @@ struct Request {
   Job job;
 };
 
-Request request_for(const Engine& engine, const py::object& image, const std::string& color) {
+Request request_for(const Engine& engine, const py::object& image,
+                    const std::string& pixel_format) {
   Request request{image, {}, {}, {}};
-  request.job.frame = view_of(image, color);
+  request.job.frame = view_of(image, pixel_format);
   const auto& frame = request.job.frame;
   request.map = py::array_t<float>({frame.height, frame.width});
   request.network_map = py::array_t<float>({engine.map_height(), engine.map_width()});
@@ -120,8 +59,8 @@ py::dict result_of(const Engine& engine, Request& request) {
   return result;
 }
 
-py::dict predict(Engine& engine, const py::object& image, const std::string& color) {
-  Request request = request_for(engine, image, color);
+py::dict predict(Engine& engine, const py::object& image, const std::string& pixel_format) {
+  Request request = request_for(engine, image, pixel_format);
   {
     py::gil_scoped_release release;
     engine.predict(request.job);
@@ -130,11 +69,11 @@ py::dict predict(Engine& engine, const py::object& image, const std::string& col
 }
 
 py::list predict_batch(Engine& engine, const std::vector<py::object>& images,
-                       const std::string& color) {
+                       const std::string& pixel_format) {
   std::vector<Request> requests;
   std::vector<Job> jobs;
   for (const py::object& image : images) {
-    requests.push_back(request_for(engine, image, color));
+    requests.push_back(request_for(engine, image, pixel_format));
     jobs.push_back(requests.back().job);
   }
   {
@@ -167,8 +106,8 @@ py::dict describe(const Engine& engine) {
   return info;
 }
 
-py::list profile(Engine& engine, const py::object& image, const std::string& color) {
-  const FrameView view = view_of(image, color);
+py::list profile(Engine& engine, const py::object& image, const std::string& pixel_format) {
+  const FrameView view = view_of(image, pixel_format);
   std::vector<StepReport> reports;
   {
     py::gil_scoped_release release;
@@ -194,7 +133,7 @@ py::list profile(Engine& engine, const py::object& image, const std::string& col
 // {value: (low, high)} to {value: (low, high, counts)}, see Engine::observe.
 py::dict observe(Engine& engine, const py::object& image,
                  const std::map<std::string, std::pair<float, float>>& ranges, int bins) {
-  const FrameView view = view_of(image, "rgb");
+  const FrameView view = view_of(image, "");
   std::map<std::string, Observation> values;
   for (const auto& [name, range] : ranges) {
     values[name] = {range.first, range.second, std::vector<int64_t>(bins)};
@@ -354,9 +293,9 @@ PYBIND11_MODULE(_core, m) {
            py::arg("plan"), py::arg("threads") = 0, py::arg("precision") = "", py::arg("isa") = "",
            py::arg("tactics") = "", py::arg("device") = "cpu",
            py::arg("folders") = std::vector<std::string>())
-      .def("predict", &predict, py::arg("image"), py::arg("color"))
-      .def("predict_batch", &predict_batch, py::arg("images"), py::arg("color"))
-      .def("profile", &profile, py::arg("image"), py::arg("color"))
+      .def("predict", &predict, py::arg("image"), py::arg("pixel_format"))
+      .def("predict_batch", &predict_batch, py::arg("images"), py::arg("pixel_format"))
+      .def("profile", &profile, py::arg("image"), py::arg("pixel_format"))
       .def("observe", &observe, py::arg("image"), py::arg("ranges"), py::arg("bins"))
       .def("describe", &describe);
   m.def(

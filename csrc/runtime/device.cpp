@@ -108,14 +108,8 @@ adfast_device_plan view_of(const Plan& plan) {
 }
 
 adfast_device_frame view_of(const FrameView& frame) {
-  return {frame.data,
-          frame.height,
-          frame.width,
-          frame.row_stride,
-          frame.pixel_stride,
-          frame.channel_stride,
-          static_cast<int32_t>(frame.color),
-          frame.on_device ? 1 : 0,
+  return {frame.data,         frame.height,         frame.width,       frame.row_stride,
+          frame.pixel_stride, frame.channel_stride, frame.format.code, frame.on_device ? 1 : 0,
           frame.stream};
 }
 

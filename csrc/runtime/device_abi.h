@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ADFAST_DEVICE_ABI 1
+#define ADFAST_DEVICE_ABI 2
 #define ADFAST_DEVICE_SYMBOL "adfast_device"
 
 #ifdef __cplusplus
@@ -51,7 +51,7 @@ typedef struct adfast_device_frame {
   const uint8_t* data;
   int64_t height, width;
   int64_t row_stride, pixel_stride, channel_stride;
-  int32_t color; /* of adfast::Color */
+  uint32_t pixel_format; /* its PFNC code */
   int32_t on_device;
   uint64_t stream;
 } adfast_device_frame;

@@ -40,7 +40,11 @@ bool only_on_cpu(const EngineOptions& options) {
 }  // namespace
 
 Engine::Engine(const Plan& plan, const EngineOptions& options)
-    : geometry_(frame_geometry(plan.graph)) {
+    : geometry_(frame_geometry(plan.graph)),
+      model_(plan.fields.has("model") ? plan.fields.text("model") : "") {
+  if (plan.calibration.has("threshold")) {
+    threshold_ = static_cast<float>(plan.calibration.real("threshold"));
+  }
   const std::string& device = options.device;
   const bool choose = device == "auto";
   if (!choose && device != "cpu" && device != "cuda" && !device.starts_with("cuda:")) {

@@ -3,6 +3,7 @@
 // Thread safety: any number of engines; one engine may be used from many threads, which then take
 // turns.
 #pragma once
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -42,6 +43,10 @@ class Engine {
   // Why "auto" took the CPU; empty otherwise.
   const std::string& note() const { return note_; }
   const FrameGeometry& geometry() const { return geometry_; }
+  // The plan's own, on the raw score; NaN when it is not calibrated.
+  float threshold() const { return threshold_; }
+  // The plan's word for its model, "" when it has none.
+  const std::string& model() const { return model_; }
   int64_t map_height() const { return info_.map_height; }
   int64_t map_width() const { return info_.map_width; }
 
@@ -50,7 +55,8 @@ class Engine {
   void check(const Job& job) const;  // of its result
 
   FrameGeometry geometry_;
-  std::string note_;
+  std::string model_, note_;
+  float threshold_ = std::numeric_limits<float>::quiet_NaN();
   std::unique_ptr<Session> session_;
   SessionInfo info_;
   std::mutex mutex_;

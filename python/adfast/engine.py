@@ -66,7 +66,7 @@ class Engine:
         self._plan = plan
         self._threshold = plan["calibration"].get("threshold")
 
-    def predict(self, image: Any, *, color: str = "rgb") -> Result:
+    def predict(self, image: Any, *, pixel_format: str = "") -> Result:
         """Inspect one frame.
 
         Args:
@@ -75,21 +75,24 @@ class Engine:
                 `__cuda_array_interface__` (torch, CuPy) and rows without gaps, which is read where
                 it lies, after the work of the stream it names (the default one if it names none,
                 as torch's). Each side from 1 to 32768.
-            color: "rgb", or "bgr" as OpenCV reads; ignored for grey.
+            pixel_format: a name of GenICam's PFNC (`adfast.PIXEL_FORMATS`): "BGR8" as OpenCV reads,
+                "Mono10", "Mono12", "Mono16" for uint16 (H, W), "BayerRG8" and its like for a
+                mosaic (H, W). Empty: uint8, "RGB8" or "Mono8" by the shape. Values span all the
+                bits that the format has, whatever the image holds.
 
         Raises:
             FrameError: wrong dtype, shape or channel count, or an unreadable file.
             AdfastError: the result is not a finite number.
         """
-        return self._result(self._core.predict(_as_array(image), color))
+        return self._result(self._core.predict(_as_array(image), pixel_format))
 
-    def predict_batch(self, images: Iterable[Any], *, color: str = "rgb") -> list[Result]:
+    def predict_batch(self, images: Iterable[Any], *, pixel_format: str = "") -> list[Result]:
         """Inspect frames, of any sizes; side by side where the plan runs in two lanes.
 
         Arguments and errors are those of `predict`; the results are the same to the last bit.
         """
         arrays = [_as_array(image) for image in images]
-        return [self._result(raw) for raw in self._core.predict_batch(arrays, color)]
+        return [self._result(raw) for raw in self._core.predict_batch(arrays, pixel_format)]
 
     def warmup(self, n: int = 3) -> None:
         """Run `n` grey frames of the network's own size, so that the first real one is not slow."""
@@ -98,7 +101,7 @@ class Engine:
         height, width = self._core.describe()["resize"]
         frame = np.full((height, width), 128, np.uint8)
         for _ in range(n):
-            self._core.predict(frame, "rgb")
+            self._core.predict(frame, "")
 
     def self_test(self) -> dict[str, Any]:
         """Run the plan's golden frames and compare with the maps the trained model gave.
@@ -136,14 +139,14 @@ class Engine:
             "frames": frames,
         }
 
-    def profile(self, image: Any, *, color: str = "rgb") -> list[dict[str, Any]]:
+    def profile(self, image: Any, *, pixel_format: str = "") -> list[dict[str, Any]]:
         """Inspect one frame and return its steps in the order they began.
 
         Each is {"op", "name", "kernel", "index", "lane", "begin_ms", "ms", "gflop", "bytes"};
         `kernel` is the implementation that was chosen, `index` the step's number, the same in every
         frame, `lane` the thread it ran on; `bytes` are those it reads and writes, weights included.
         """
-        return self._core.profile(_as_array(image), color)
+        return self._core.profile(_as_array(image), pixel_format)
 
     def _observe(
         self, image: Any, ranges: dict[str, tuple[float, float]], bins: int

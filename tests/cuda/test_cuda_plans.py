@@ -106,10 +106,14 @@ def engine(tiny_plan, on_cuda):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("color", ["rgb", "bgr"])
-def test_frames_of_all_layouts(frame, color, tiny_plan, engine):
-    expected = adfast.load(tiny_plan, device="cpu", precision="f32").predict(frame, color=color)
-    got = engine.predict(frame, color=color)
+@pytest.mark.parametrize("pixel_format", ["", "BGR8"])
+def test_frames_of_all_layouts(frame, pixel_format, tiny_plan, engine):
+    if frame.ndim == 2:
+        pixel_format = "Mono8"
+    expected = adfast.load(tiny_plan, device="cpu", precision="f32").predict(
+        frame, pixel_format=pixel_format
+    )
+    got = engine.predict(frame, pixel_format=pixel_format)
     np.testing.assert_allclose(got.network_map, expected.network_map, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(got.map, expected.map, rtol=1e-4, atol=1e-6)
     assert got.inspected == expected.inspected

@@ -65,7 +65,9 @@ def test_strides_do_not_matter(engine, name, given, plain):
 
 def test_bgr_is_rgb_reversed(engine):
     flipped = np.ascontiguousarray(FRAME[:, :, ::-1])
-    assert np.array_equal(engine.predict(flipped, color="bgr").map, engine.predict(FRAME).map)
+    assert np.array_equal(
+        engine.predict(flipped, pixel_format="BGR8").map, engine.predict(FRAME).map
+    )
 
 
 def test_read_only_and_foreign_buffers(engine):
@@ -180,8 +182,8 @@ def test_bad_arguments_are_refused(tiny_plan, engine):
     ):
         with pytest.raises(adfast.ArgumentError, match=message):
             adfast.load(tiny_plan, **options)
-    with pytest.raises(adfast.ArgumentError, match="color is 'hsv'"):
-        engine.predict(FRAME, color="hsv")
+    with pytest.raises(adfast.ArgumentError, match="pixel_format is 'HSV'"):
+        engine.predict(FRAME, pixel_format="HSV")
     with pytest.raises(adfast.ArgumentError, match="n is -1"):
         engine.warmup(-1)
 

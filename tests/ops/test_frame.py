@@ -32,13 +32,13 @@ def frame_graph(channel: int, resize=(24, 28), crop=(19, 21), antialias: int = 1
     return graph
 
 
-def network_map(graph: Graph, image: np.ndarray, folder, isa="", precision="f32", color="rgb"):
+def network_map(graph: Graph, image: np.ndarray, folder, isa="", precision="f32", pixel_format=""):
     path = folder / "frame.plan"
     write_test_plan(path, graph)
     engine = _core.Engine(_core.Plan(str(path)), 1, precision, isa)
     if isa:
         assert engine.describe()["isa"] == isa
-    return engine.predict(image, color)["network_map"]
+    return engine.predict(image, pixel_format)["network_map"]
 
 
 def image(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -109,7 +109,7 @@ def test_bgr(isa, tmp_path):
     frame = image(61, 47)
     for channel in range(3):
         graph = frame_graph(channel)
-        got = network_map(graph, frame[..., ::-1], tmp_path, isa, color="bgr")
+        got = network_map(graph, frame[..., ::-1], tmp_path, isa, pixel_format="BGR8")
         np.testing.assert_array_equal(got, network_map(graph, frame, tmp_path, isa))
 
 

@@ -28,8 +28,8 @@ std::unique_ptr<Operator> make_frame(const OperatorRequest& request, const Devic
       bound.src = frame.data;
       bound.row_stride = frame.row_stride;
       bound.pixel_stride = frame.pixel_stride;
-      const bool grey = frame.color == Color::grey;
-      const bool bgr = frame.color == Color::bgr;
+      const bool grey = frame.format.channels() == 1;
+      const bool bgr = frame.format.color == Color::bgr;
       for (int c = 0; c < 3; ++c) {
         bound.channel_offset[c] = grey ? 0 : (bgr ? 2 - c : c) * frame.channel_stride;
       }

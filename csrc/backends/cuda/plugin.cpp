@@ -62,7 +62,9 @@ FrameView view_of(const adfast_device_frame& frame) {
   view.row_stride = frame.row_stride;
   view.pixel_stride = frame.pixel_stride;
   view.channel_stride = frame.channel_stride;
-  view.color = static_cast<Color>(frame.color);
+  const PixelFormat* format = find_format(frame.pixel_format);
+  if (format == nullptr) throw Error(ErrorKind::frame, "[predict] an unknown pixel format");
+  view.format = *format;
   view.on_device = frame.on_device != 0;
   view.stream = frame.stream;
   return view;

@@ -30,7 +30,7 @@ CudaSession::CudaSession(const Graph& graph, int device, DType features, const s
   frame.width = geometry_.resize_width;
   frame.row_stride = frame.width;
   frame.pixel_stride = 1;
-  frame.color = Color::grey;
+  frame.format = mono8;
   slots_[0]->upload(frame);
   slots_[0]->execution().run_each([](int32_t) {});
 }

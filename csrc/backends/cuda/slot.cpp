@@ -92,7 +92,7 @@ const uint8_t* Slot::fetch(const FrameView& frame, int64_t channels) {
 }
 
 void Slot::upload(const FrameView& frame) {
-  const int64_t channels = frame.color == Color::grey ? 1 : 3;
+  const int64_t channels = frame.format.channels() == 1 ? 1 : 3;
   kernels::cuda::FrameArgs& args = lane_.frame;
   if (frame.height != height_ || frame.width != width_) {
     height_ = width_ = -1;
@@ -113,7 +113,7 @@ void Slot::upload(const FrameView& frame) {
   args.src_width = static_cast<int32_t>(frame.width);
   args.src_channels = static_cast<int32_t>(channels);
   for (int c = 0; c < 3; ++c) {
-    args.channel[c] = channels == 1 ? 0 : frame.color == Color::bgr ? 2 - c : c;
+    args.channel[c] = channels == 1 ? 0 : frame.format.color == Color::bgr ? 2 - c : c;
   }
 }
 

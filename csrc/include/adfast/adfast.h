@@ -35,9 +35,17 @@ typedef enum adfast_status {
   ADFAST_ERROR_RUN = 5       /* the computation failed, or its result is not finite */
 } adfast_status;
 
-/* GenICam PFNC codes of the formats this version takes. */
+/* GenICam PFNC codes. The values of a format span all its bits, whatever an image holds; those of
+ * more than 8 bits are uint16 in the machine's byte order. */
 typedef enum adfast_pixel_format {
   ADFAST_MONO8 = 0x01080001,
+  ADFAST_MONO10 = 0x01100003,
+  ADFAST_MONO12 = 0x01100005,
+  ADFAST_MONO16 = 0x01100007,
+  ADFAST_BAYER_GR8 = 0x01080008,
+  ADFAST_BAYER_RG8 = 0x01080009,
+  ADFAST_BAYER_GB8 = 0x0108000A,
+  ADFAST_BAYER_BG8 = 0x0108000B,
   ADFAST_RGB8 = 0x02180014,
   ADFAST_BGR8 = 0x02180015
 } adfast_pixel_format;
@@ -65,6 +73,10 @@ typedef struct adfast_frame {
 
 typedef struct adfast_result {
   size_t struct_size;
+  /* Set by the caller, each may be NULL: where to write the anomaly map, row by row. */
+  float* map;         /* of the frame's size: height x width floats */
+  float* network_map; /* of the network's: adfast_info's map_height x map_width */
+  /* Set by the engine. */
   float score;          /* raw */
   float threshold;      /* NaN when the plan is not calibrated */
   int32_t is_anomalous; /* 1, 0, or -1 when the plan is not calibrated */
@@ -89,9 +101,14 @@ ADFAST_API adfast_status adfast_load(const char* path, const adfast_options* opt
 /* Frees an engine; NULL is allowed. */
 ADFAST_API void adfast_destroy(adfast_engine* engine);
 
-/* Inspects one frame. `map` receives height x width floats, row by row, and may be NULL. */
+/* Inspects one frame. When it fails, what stands in `result` is not to be used. */
 ADFAST_API adfast_status adfast_predict(adfast_engine* engine, const adfast_frame* frame,
-                                        adfast_result* result, float* map);
+                                        adfast_result* result);
+
+/* Inspects `count` frames of any sizes: the same bits as one by one, in less time where the plan
+ * runs in lanes or on a card. */
+ADFAST_API adfast_status adfast_predict_batch(adfast_engine* engine, const adfast_frame* frames,
+                                              adfast_result* results, size_t count);
 
 ADFAST_API adfast_status adfast_get_info(const adfast_engine* engine, adfast_info* info);
 

@@ -68,7 +68,8 @@ class Engine {
     result.map.resize(static_cast<size_t>(width) * static_cast<size_t>(height));
     adfast_result raw{};
     raw.struct_size = sizeof(raw);
-    check(adfast_predict(engine_.get(), &frame, &raw, result.map.data()));
+    raw.map = result.map.data();
+    check(adfast_predict(engine_.get(), &frame, &raw));
     result.score = raw.score;
     result.threshold = raw.threshold;
     result.milliseconds = raw.total_ms;

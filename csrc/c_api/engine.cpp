@@ -1,0 +1,99 @@
+// Plans and frames.
+#include <cmath>
+#include <vector>
+
+#include "c_api/common.h"
+#include "core/text.h"
+#include "plan/plan.h"
+
+using adfast::Engine;
+using adfast::Error;
+using adfast::ErrorKind;
+using adfast::Job;
+using namespace adfast::c_api;
+
+namespace {
+
+Job job_of(const adfast_frame* frame, const adfast_result* result) {
+  require_struct(frame, "adfast_frame");
+  require_struct(result, "adfast_result");
+  Job job;
+  job.frame = view_of(*frame);
+  job.map = result->map;
+  job.network_map = result->network_map;
+  return job;
+}
+
+void fill(const Engine& engine, const Job& job, adfast_result* result) {
+  result->score = job.score;
+  result->threshold = engine.threshold();
+  result->is_anomalous = std::isnan(engine.threshold()) ? -1 : job.score > engine.threshold();
+  result->frame_ms = job.timings.frame;
+  result->network_ms = job.timings.network;
+  result->map_ms = job.timings.map;
+  result->total_ms = job.timings.total;
+}
+
+}  // namespace
+
+adfast_status adfast_load(const char* path, const adfast_options* options, adfast_engine** engine) {
+  return guarded([&] {
+    if (path == nullptr || engine == nullptr) {
+      throw Error(ErrorKind::argument, "[load] path and engine must not be null");
+    }
+    *engine = nullptr;
+    adfast::EngineOptions chosen;
+    if (options != nullptr) {
+      require_struct(options, "adfast_options");
+      chosen.threads = options->threads;
+      if (options->precision != nullptr) chosen.precision = options->precision;
+      if (options->tactics != nullptr) chosen.tactics = options->tactics;
+      if (options->device != nullptr) chosen.device = options->device;
+      if (options->folders != nullptr) chosen.folders = adfast::split(options->folders, ':');
+    }
+    auto loaded = std::make_shared<Engine>(adfast::Plan::open(path), chosen);
+    *engine = new adfast_engine{std::move(loaded)};
+  });
+}
+
+void adfast_destroy(adfast_engine* engine) { delete engine; }
+
+adfast_status adfast_predict(adfast_engine* engine, const adfast_frame* frame,
+                             adfast_result* result) {
+  return guarded([&] {
+    require_handle(engine, "[predict] engine");
+    Job job = job_of(frame, result);
+    engine->engine->predict(job);
+    fill(*engine->engine, job, result);
+  });
+}
+
+adfast_status adfast_predict_batch(adfast_engine* engine, const adfast_frame* frames,
+                                   adfast_result* results, size_t count) {
+  return guarded([&] {
+    require_handle(engine, "[predict_batch] engine");
+    std::vector<Job> jobs;
+    jobs.reserve(count);
+    for (size_t i = 0; i < count; ++i) jobs.push_back(job_of(frames + i, results + i));
+    engine->engine->predict_batch(jobs);
+    for (size_t i = 0; i < count; ++i) fill(*engine->engine, jobs[i], results + i);
+  });
+}
+
+adfast_status adfast_get_info(const adfast_engine* engine, adfast_info* info) {
+  return guarded([&] {
+    require_handle(engine, "[info] engine");
+    require_struct(info, "adfast_info");
+    const Engine& e = *engine->engine;
+    info->map_width = static_cast<int32_t>(e.map_width());
+    info->map_height = static_cast<int32_t>(e.map_height());
+    info->threads = e.info().threads;
+    info->threshold = e.threshold();
+    info->precision = e.info().precision.c_str();
+    info->isa = e.info().isa.c_str();
+    info->model = e.model().c_str();
+    info->device = e.info().device.c_str();
+  });
+}
+
+const char* adfast_version() { return ADFAST_VERSION; }

@@ -1,0 +1,105 @@
+#include "python/frames.h"
+
+#include <pybind11/stl.h>
+
+#include <array>
+#include <vector>
+
+#include "core/error.h"
+
+namespace py = pybind11;
+
+namespace adfast::python {
+
+namespace {
+
+[[noreturn]] void refuse_image(const std::string& what, const py::handle& got,
+                               const std::string& expected) {
+  throw Error(ErrorKind::frame, "[predict] image has " + what + " " +
+                                    py::cast<std::string>(py::str(got)) + ", expected " + expected);
+}
+
+const PixelFormat& format_of(const std::string& name, size_t rank) {
+  if (name.empty()) return *find_format(rank == 2 ? "Mono8" : "RGB8");
+  const PixelFormat* format = find_format(name);
+  if (format == nullptr) {
+    throw Error(ErrorKind::argument,
+                "[predict] pixel_format is '" + name + "', expected one of " + format_names());
+  }
+  return *format;
+}
+
+// A frame of this size; strides are in bytes.
+FrameView view_of(const void* data, const std::vector<py::ssize_t>& shape,
+                  const std::vector<py::ssize_t>& strides, const PixelFormat& format) {
+  const bool colour = format.channels() == 3;
+  if (colour ? !(shape.size() == 3 && shape[2] == 3) : shape.size() != 2) {
+    refuse_image(
+        "shape", py::tuple(py::cast(shape)),
+        std::string(colour ? "(height, width, 3)" : "(height, width)") + " for " + format.name);
+  }
+  FrameView view;
+  view.data = static_cast<const uint8_t*>(data);
+  view.format = format;
+  view.height = shape[0];
+  view.width = shape[1];
+  view.row_stride = strides[0];
+  view.pixel_stride = strides[1];
+  view.channel_stride = colour ? strides[2] : 0;
+  return view;
+}
+
+std::string type_wanted(const PixelFormat& format) {
+  return format.bytes() == 1
+             ? "uint8; for uint16 name the bits, as in pixel_format='Mono12' (values "
+               "are never rescaled by guess)"
+             : std::string("uint16 for ") + format.name;
+}
+
+constexpr int default_stream = 1;
+
+// What torch, CuPy and Numba say of arrays on a card; its version 3.
+FrameView device_view_of(const py::dict& interface, const std::string& pixel_format) {
+  const py::object type = interface["typestr"];
+  const auto shape = py::cast<std::vector<py::ssize_t>>(interface["shape"]);
+  const PixelFormat& format = format_of(pixel_format, shape.size());
+  if (format.bytes() != 1 || format.bayer != Bayer::none) {
+    throw Error(ErrorKind::frame, std::string("[predict] a ") + format.name +
+                                      " frame on a card, expected Mono8, RGB8 or BGR8 there; the "
+                                      "others are taken from host memory");
+  }
+  if (py::cast<std::string>(type) != "|u1") refuse_image("the type", type, type_wanted(format));
+  std::vector<py::ssize_t> tight(shape.size(), 1);
+  for (size_t i = shape.size(); i-- > 1;) tight[i - 1] = tight[i] * shape[i];
+  const py::object strides =
+      interface.contains("strides") ? py::object(interface["strides"]) : py::none();
+  if (!strides.is_none() && py::cast<std::vector<py::ssize_t>>(strides) != tight) {
+    refuse_image("strides", strides, "rows without gaps on a card: image.contiguous()");
+  }
+  const auto address = py::cast<uintptr_t>(py::tuple(interface["data"])[0]);
+  FrameView view = view_of(reinterpret_cast<const void*>(address), shape, tight, format);
+  view.on_device = true;
+  // Producers that name no stream, as torch, mostly work on the default one; None: it is ready.
+  const py::object stream =
+      interface.contains("stream") ? py::object(interface["stream"]) : py::int_(default_stream);
+  if (!stream.is_none()) view.stream = py::cast<uint64_t>(stream);
+  return view;
+}
+
+}  // namespace
+
+FrameView view_of(const py::object& image, const std::string& pixel_format) {
+  if (!py::isinstance<py::array>(image) && py::hasattr(image, "__cuda_array_interface__")) {
+    return device_view_of(py::dict(image.attr("__cuda_array_interface__")), pixel_format);
+  }
+  const auto array = py::cast<py::array>(image);
+  const PixelFormat& format = format_of(pixel_format, static_cast<size_t>(array.ndim()));
+  if (array.dtype().kind() != 'u' || array.itemsize() != format.bytes() ||
+      !array.dtype().equal(array.dtype().attr("newbyteorder")("="))) {
+    refuse_image("dtype", py::str(array.dtype()), type_wanted(format));
+  }
+  return view_of(array.data(), {array.shape(), array.shape() + array.ndim()},
+                 {array.strides(), array.strides() + array.ndim()}, format);
+}
+
+}  // namespace adfast::python
