@@ -24,6 +24,8 @@ struct PixelFormat {
   // As they lie in memory: a mosaic has one.
   int channels() const { return color == Color::grey || bayer != Bayer::none ? 1 : 3; }
   int bytes() const { return bits > 8 ? 2 : 1; }  // of one channel
+  // What values are multiplied by to span 0 to 255.
+  float to_255() const { return 255.0f / static_cast<float>((1 << bits) - 1); }
 };
 
 inline constexpr PixelFormat mono8 = {"Mono8", 0x01080001, Color::grey};

@@ -1,6 +1,7 @@
 #include "runtime/engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "core/error.h"
@@ -32,6 +33,35 @@ std::unique_ptr<HostBackend> cpu_backend(const Plan& plan, const EngineOptions& 
   return backend;
 }
 
+constexpr size_t parts_on_device = 4;
+
+Rectangle extent(const Job& job) {
+  return job.roi.empty() ? Rectangle{0, 0, job.frame.height, job.frame.width} : job.roi;
+}
+
+TileRule tile_rule(const Table& fields) {
+  if (!fields.has("tile.size")) return {};
+  const auto size = fields.integers("tile.size", 2, 1, max_frame_side);
+  const TileRule rule{size[0], size[1], fields.integer("tile.overlap")};
+  if (rule.overlap < 0 || 2 * rule.overlap > std::min(rule.height, rule.width)) {
+    throw Error(ErrorKind::plan, "the plan's tiles of " + std::to_string(rule.height) + "x" +
+                                     std::to_string(rule.width) + " pixels overlap by " +
+                                     std::to_string(rule.overlap) +
+                                     ", expected at most half of a side");
+  }
+  return rule;
+}
+
+ScoreRule score_rule_of(const Table& fields) {
+  ScoreRule rule;
+  if (fields.has("score.reduction")) rule.reduction = fields.text("score.reduction");
+  if (fields.has("score.pool")) rule.pool = std::max<int64_t>(1, fields.integer("score.pool"));
+  const auto& known = {"max", "mean", "pooled_max"};
+  const auto same = [&](const char* name) { return rule.reduction == name; };
+  if (std::none_of(known.begin(), known.end(), same)) rule.reduction = "model";
+  return rule;
+}
+
 // Options that only one kind of session heeds.
 bool only_on_cpu(const EngineOptions& options) {
   return !options.isa.empty() || !options.tactics.empty() || options.precision == "int8";
@@ -41,6 +71,8 @@ bool only_on_cpu(const EngineOptions& options) {
 
 Engine::Engine(const Plan& plan, const EngineOptions& options)
     : geometry_(frame_geometry(plan.graph)),
+      tiles_(tile_rule(plan.fields)),
+      score_rule_(score_rule_of(plan.fields)),
       model_(plan.fields.has("model") ? plan.fields.text("model") : "") {
   if (plan.calibration.has("threshold")) {
     threshold_ = static_cast<float>(plan.calibration.real("threshold"));
@@ -72,6 +104,21 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
   info_ = session_->info();
 }
 
+Rectangle Engine::inspected(const Job& job) const {
+  const Rectangle part = extent(job);
+  Rectangle seen =
+      inspected_part(tiles_, geometry_, part.bottom - part.top, part.right - part.left);
+  return {part.top + seen.top, part.left + seen.left, part.top + seen.bottom,
+          part.left + seen.right};
+}
+
+bool Engine::tiled(const Job& job) const {
+  const Rectangle part = extent(job);
+  return !tiles_.covers(part.bottom - part.top, part.right - part.left);
+}
+
+bool Engine::plain(const Job& job) const { return !job.ignore && job.roi.empty() && !tiled(job); }
+
 void Engine::check(const FrameView& frame) const {
   session_->check();
   if (frame.on_device && info_.device == "cpu") {
@@ -87,7 +134,38 @@ void Engine::check(const FrameView& frame) const {
   }
 }
 
-void Engine::check(const Job& job) const {
+void Engine::check_job(const Job& job) const {
+  const FrameView& frame = job.frame;
+  check(frame);
+  const Rectangle& roi = job.roi;
+  if (!roi.empty() &&
+      (roi.top < 0 || roi.left < 0 || roi.bottom <= roi.top || roi.right <= roi.left ||
+       roi.bottom > frame.height || roi.right > frame.width)) {
+    throw Error(ErrorKind::frame,
+                "[predict] the region of interest, rows " + std::to_string(roi.top) + " to " +
+                    std::to_string(roi.bottom) + " and columns " + std::to_string(roi.left) +
+                    " to " + std::to_string(roi.right) + ", does not lie in the frame of " +
+                    std::to_string(frame.height) + "x" + std::to_string(frame.width) + " pixels");
+  }
+  if (job.ignore && score_rule_.reduction == "model") {
+    throw Error(ErrorKind::argument,
+                "[predict] an ignore mask needs to know how the map becomes the score, and this "
+                "plan does not say; build it from a model that gives the map alone, whose "
+                "maximum is then the score");
+  }
+  if (frame.on_device && !plain(job)) {
+    throw Error(ErrorKind::frame,
+                "[predict] regions of interest, ignore masks and tiles need the frame in host "
+                "memory; it lies on a card");
+  }
+  if (job.network_map != nullptr && tiled(job)) {
+    throw Error(ErrorKind::argument,
+                "[predict] the frame is inspected in tiles and has no map at the network's "
+                "resolution; take the map of the frame's size");
+  }
+}
+
+void Engine::check_result(const Job& job) const {
   if (!std::isfinite(job.score)) {
     throw Error(ErrorKind::run,
                 "[predict] the score is not a finite number: the plan's weights "
@@ -96,31 +174,117 @@ void Engine::check(const Job& job) const {
   }
 }
 
-void Engine::predict(Job& job) {
-  check(job.frame);
-  const std::lock_guard lock(mutex_);
-  session_->predict(job);
-  check(job);
+FrameView Engine::central_tile(const FrameView& frame) const {
+  if (tiles_.covers(frame.height, frame.width)) return frame;
+  const int64_t height = std::min(frame.height, tiles_.height);
+  const int64_t width = std::min(frame.width, tiles_.width);
+  return part_of(frame, (frame.width - width) / 2, (frame.height - height) / 2, width, height);
 }
 
+PartScore Engine::score_of(const Job& part) {
+  if (!part.ignore) return {part.score, map_height() * map_width()};
+  const Rectangle seen = inspected_part(geometry_, part.frame.height, part.frame.width);
+  return masked_score(score_rule_, part.network_map, map_height(), map_width(), seen, part.ignore,
+                      &scratch_);
+}
+
+void Engine::run_parts(Job& job) {
+  const auto started = std::chrono::steady_clock::now();
+  const Rectangle roi = extent(job);
+  const int64_t height = roi.bottom - roi.top, width = roi.right - roi.left;
+  if (height != tiled_height_ || width != tiled_width_) {
+    tiling_ = tiling(tiles_, geometry_, height, width);
+    tiled_height_ = height;
+    tiled_width_ = width;
+  }
+  const TileAxis &rows = tiling_.rows, &columns = tiling_.columns;
+  if (job.map != nullptr) std::fill_n(job.map, job.frame.height * job.frame.width, 0.0f);
+
+  // As many at once as the session works on; more would only take memory.
+  const size_t at_once = info_.device == "cpu" ? static_cast<size_t>(info_.lanes) : parts_on_device;
+  part_maps_.resize(at_once);
+  part_network_maps_.resize(at_once);
+  const size_t tiles = rows.begin.size() * columns.begin.size();
+  PartScore total;
+  job.timings = {};
+  std::vector<Job> parts;
+  std::vector<size_t> places;
+  for (size_t next = 0; next < tiles;) {
+    parts.clear();
+    places.clear();
+    for (; next < tiles && parts.size() < at_once; ++next) {
+      const int64_t y = roi.top + rows.begin[next / columns.begin.size()];
+      const int64_t x = roi.left + columns.begin[next % columns.begin.size()];
+      Job part;
+      part.frame = part_of(job.frame, x, y, columns.size, rows.size);
+      part.ignore = job.ignore.from(y, x);
+      if (all_ignored(part.ignore, rows.size, columns.size)) continue;
+      const size_t slot = parts.size();
+      if (job.map != nullptr) {
+        part_maps_[slot].resize(static_cast<size_t>(rows.size * columns.size));
+        part.map = part_maps_[slot].data();
+      }
+      part_network_maps_[slot].resize(static_cast<size_t>(map_height() * map_width()));
+      part.network_map = part_network_maps_[slot].data();
+      parts.push_back(part);
+      places.push_back(next);
+    }
+    session_->predict_batch(parts);
+    for (size_t i = 0; i < parts.size(); ++i) {
+      check_result(parts[i]);
+      total = combined(score_rule_, total, score_of(parts[i]));
+      if (job.map != nullptr) {
+        add_tile(tiling_, places[i] / columns.begin.size(), places[i] % columns.begin.size(),
+                 parts[i].map, job.map + roi.top * job.frame.width + roi.left, job.frame.width);
+      }
+      // Two at once take each the whole time.
+      const double share = 1.0 / static_cast<double>(parts.size());
+      job.timings.frame += parts[i].timings.frame * share;
+      job.timings.network += parts[i].timings.network * share;
+      if (job.network_map != nullptr) {
+        std::copy_n(parts[i].network_map, map_height() * map_width(), job.network_map);
+      }
+    }
+  }
+  if (job.ignore && job.map != nullptr) {
+    erase(job.ignore, job.frame.height, job.frame.width, job.map);
+  }
+  job.score = total.score;
+  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - started;
+  job.timings.total = took.count();
+  job.timings.map = std::max(0.0, took.count() - job.timings.frame - job.timings.network);
+}
+
+void Engine::predict(Job& job) { predict_batch({&job, 1}); }
+
 void Engine::predict_batch(std::span<Job> jobs) {
-  for (const Job& job : jobs) check(job.frame);
-  if (jobs.empty()) return;
+  for (const Job& job : jobs) check_job(job);
   const std::lock_guard lock(mutex_);
-  session_->predict_batch(jobs);
-  for (const Job& job : jobs) check(job);
+  while (!jobs.empty()) {
+    // Plain ones go to the session together.
+    size_t count = 0;
+    while (count < jobs.size() && plain(jobs[count])) ++count;
+    if (count == 0) {
+      run_parts(jobs[0]);
+      count = 1;
+    } else {
+      session_->predict_batch(jobs.first(count));
+      for (const Job& job : jobs.first(count)) check_result(job);
+    }
+    jobs = jobs.subspan(count);
+  }
 }
 
 std::vector<StepReport> Engine::profile(const FrameView& frame) {
   check(frame);
   const std::lock_guard lock(mutex_);
-  return session_->profile(frame);
+  return session_->profile(central_tile(frame));
 }
 
 void Engine::observe(const FrameView& frame, std::map<std::string, Observation>* values) {
   check(frame);
   const std::lock_guard lock(mutex_);
-  session_->observe(frame, values);
+  session_->observe(central_tile(frame), values);
 }
 
 }  // namespace adfast

@@ -13,6 +13,7 @@
 
 #include "plan/plan.h"
 #include "runtime/session.h"
+#include "runtime/tiles.h"
 
 namespace adfast {
 
@@ -43,6 +44,12 @@ class Engine {
   // Why "auto" took the CPU; empty otherwise.
   const std::string& note() const { return note_; }
   const FrameGeometry& geometry() const { return geometry_; }
+  const TileRule& tiles() const { return tiles_; }
+  const ScoreRule& score_rule() const { return score_rule_; }
+  // The part of the job's frame that the network sees.
+  Rectangle inspected(const Job& job) const;
+  // Whether the job's frame is inspected as several tiles.
+  bool tiled(const Job& job) const;
   // The plan's own, on the raw score; NaN when it is not calibrated.
   float threshold() const { return threshold_; }
   // The plan's word for its model, "" when it has none.
@@ -52,9 +59,21 @@ class Engine {
 
  private:
   void check(const FrameView& frame) const;
-  void check(const Job& job) const;  // of its result
+  void check_job(const Job& job) const;
+  void check_result(const Job& job) const;
+  bool plain(const Job& job) const;  // as a session takes it
+  FrameView central_tile(const FrameView& frame) const;
+  void run_parts(Job& job);
+  PartScore score_of(const Job& part);
 
   FrameGeometry geometry_;
+  TileRule tiles_;
+  ScoreRule score_rule_;
+  // Of frames in parts: what was computed for the last size, and room for the parts' maps.
+  Tiling tiling_;
+  int64_t tiled_height_ = 0, tiled_width_ = 0;
+  std::vector<std::vector<float>> part_maps_, part_network_maps_;
+  std::vector<float> scratch_;
   std::string model_, note_;
   float threshold_ = std::numeric_limits<float>::quiet_NaN();
   std::unique_ptr<Session> session_;

@@ -50,15 +50,19 @@ ResampleWeights resample_weights(int64_t source, int64_t resized, int64_t begin,
 }
 
 void FrameInput::set(const FrameView& frame, size_t scratch_floats) {
-  view_ = frame;
+  view_ = made_readable(frame, &pixels_);
   if (scratch_.size() < scratch_floats) scratch_.resize(scratch_floats);
-  if (frame.height == height_ && frame.width == width_) return;
-  rows_ = resample_weights(frame.height, geometry_.resize_height, geometry_.top(),
-                           geometry_.crop_height, geometry_.antialias);
-  columns_ = resample_weights(frame.width, geometry_.resize_width, geometry_.left(),
-                              geometry_.crop_width, geometry_.antialias);
-  height_ = frame.height;
-  width_ = frame.width;
+  resize_for(frame.height, frame.width);
+}
+
+void FrameInput::resize_for(int64_t height, int64_t width) {
+  if (height == height_ && width == width_) return;
+  rows_ = resample_weights(height, geometry_.resize_height, geometry_.top(), geometry_.crop_height,
+                           geometry_.antialias);
+  columns_ = resample_weights(width, geometry_.resize_width, geometry_.left(), geometry_.crop_width,
+                              geometry_.antialias);
+  height_ = height;
+  width_ = width;
 }
 
 }  // namespace adfast

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/frame.h"
+#include "runtime/pixels.h"
 
 namespace adfast {
 
@@ -18,7 +19,9 @@ struct FrameGeometry {
 };
 
 struct Rectangle {
-  int64_t top = 0, left = 0, bottom = 0, right = 0;
+  int64_t top = 0, left = 0, bottom = 0, right = 0;  // bottom and right are outside
+
+  bool empty() const { return top == 0 && left == 0 && bottom == 0 && right == 0; }
 };
 
 // The part of a frame that the crop shows, in frame pixels; at least one pixel.
@@ -41,7 +44,9 @@ class FrameInput {
  public:
   explicit FrameInput(const FrameGeometry& geometry) : geometry_(geometry) {}
   void set(const FrameView& frame, size_t scratch_floats);
+  void resize_for(int64_t height, int64_t width);  // the weights alone
 
+  // Readable, see pixels.h.
   const FrameView& view() const { return view_; }
   const ResampleWeights& rows() const { return rows_; }
   const ResampleWeights& columns() const { return columns_; }
@@ -50,6 +55,7 @@ class FrameInput {
  private:
   FrameGeometry geometry_;
   FrameView view_;
+  std::vector<uint8_t> pixels_;  // of a frame that is not readable as it lies
   int64_t height_ = -1, width_ = -1;
   ResampleWeights rows_, columns_;
   mutable std::vector<float> scratch_;

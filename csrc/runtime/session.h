@@ -8,7 +8,7 @@
 
 #include "core/error.h"
 #include "core/frame.h"
-#include "runtime/resample.h"
+#include "runtime/score.h"
 
 namespace adfast {
 
@@ -19,7 +19,10 @@ struct Timings {  // milliseconds
 struct Job {
   FrameView frame;
   float* map = nullptr;          // [frame.height][frame.width], or null
-  float* network_map = nullptr;  // [map_height][map_width], or null
+  float* network_map = nullptr;  // [map_height][map_width], or null; never of several tiles
+  // Heeded by the engine, which gives its session plain frames.
+  Rectangle roi;      // what of the frame is inspected; empty: all
+  IgnoreMask ignore;  // of the frame's size
   float score = 0;
   Timings timings;
 };

@@ -1,4 +1,5 @@
-// A uint8 frame to the network's normalised input: antialiased resampling, crop and normalisation.
+// A uint8 or uint16 frame to the network's normalised input: antialiased resampling, crop and
+// normalisation.
 //
 // Vertically first, because there the bytes of whole rows are contiguous whatever the channel
 // order; then across, one pixel's channels (or, for grey, one pixel of four rows) in a vector of
@@ -10,7 +11,7 @@ namespace adfast::kernels::ADFAST_ISA {
 // How a source row is read. In place: `bytes` of it from src + start (planar: from every channel's
 // own offset), or, where pixels are neither neighbours nor triples or quadruples, after a copy to
 // R, G, B. In the rows of the vertical pass, pixel i begins at origin + i * step.
-enum class Reading { colour, grey, planar, copied };
+enum class Reading { colour, grey, grey16, planar, copied };
 
 struct FrameLayout {
   Reading reading;
@@ -27,8 +28,13 @@ static inline FrameLayout frame_layout(const FrameArgs& a) {
   int64_t last = a.src_width - 1;
   bool reversed = a.pixel_stride < 0;
   ptrdiff_t start = reversed ? last * a.pixel_stride : 0;  // the lowest address comes first
-  if (pixel == 1 && span == 0) {
-    return {Reading::grey, start + low, last + 1, reversed ? last : 0, a.pixel_stride, {}};
+  if (pixel == a.value_bytes && span == 0) {
+    return {a.value_bytes == 2 ? Reading::grey16 : Reading::grey,
+            start + low,
+            last + 1,
+            reversed ? last : 0,
+            reversed ? -1 : 1,
+            {}};
   }
   if (pixel == 1) {
     int64_t origin = reversed ? 4 * last : 0;
@@ -81,17 +87,19 @@ static inline void colour_rows_down(const FrameArgs& a, const FrameLayout& layou
 }
 
 // Four output rows of a grey frame, interleaved: out[4 * i + r]. A missing row repeats the last.
+template <class Value>
 static inline void grey_rows_down(const FrameArgs& a, const FrameLayout& layout, int64_t y,
                                   int64_t rows, float* out) {
   over(layout.bytes, [&](int64_t i, auto lanes) {
     Vec acc[kFrameRows];
     for (int64_t r = 0; r < kFrameRows; r++) {
       int64_t row = y + smaller(r, rows - 1);
-      const uint8_t* src = a.src + layout.start + a.y.first[row] * a.row_stride + i;
+      const uint8_t* src = a.src + layout.start + a.y.first[row] * a.row_stride;
       const float* weight = a.y.weight + row * a.y.taps;
       acc[r] = set1(0.0f);
       for (int64_t t = 0; t < a.y.taps; t++) {
-        acc[r] = fma(set1(weight[t]), load(src + t * a.row_stride, lanes), acc[r]);
+        const Value* values = reinterpret_cast<const Value*>(src + t * a.row_stride) + i;
+        acc[r] = fma(set1(weight[t]), load(values, lanes), acc[r]);
       }
     }
     store_interleaved4(out + 4 * i, acc);
@@ -232,7 +240,11 @@ static void frame_of(const FrameArgs& a) {
     int64_t rows = smaller(kFrameRows, a.row_end - y);
     switch (layout.reading) {
       case Reading::grey:
-        grey_rows_down(a, layout, y, rows, a.scratch);
+        grey_rows_down<uint8_t>(a, layout, y, rows, a.scratch);
+        grey_rows_across<T>(a, layout, a.scratch, y, rows);
+        continue;
+      case Reading::grey16:
+        grey_rows_down<uint16_t>(a, layout, y, rows, a.scratch);
         grey_rows_across<T>(a, layout, a.scratch, y, rows);
         continue;
       case Reading::colour:

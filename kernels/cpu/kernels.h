@@ -33,14 +33,15 @@ struct ResampleAxis {
   const float* weight;   // [size][taps]
 };
 
-// A uint8 frame, any strides, resampled, cropped (through the axes) and normalised.
-// dst[y][x][c] = resampled(channel_offset[c])[y][x] * scale[c] + bias[c], rows row_begin..row_end -
-// 1 only.
+// A frame of uint8 with any strides, or of uint16 whose grey pixels are neighbours, resampled,
+// cropped (through the axes) and normalised. dst[y][x][c] = resampled(channel_offset[c])[y][x] *
+// scale[c] + bias[c], rows row_begin..row_end - 1 only.
 struct FrameArgs {
   const uint8_t* src;
   ptrdiff_t row_stride, pixel_stride;  // bytes, may be negative
   ptrdiff_t channel_offset[3];         // bytes from a pixel to its R, G, B; all equal for grey
   int32_t src_height, src_width;
+  int32_t value_bytes;  // 1 or 2
   ResampleAxis y, x;
   float scale[3], bias[3];
   void* dst;  // [y.size][x.size][3]

@@ -39,6 +39,15 @@ static inline Vec load(const uint8_t* p, Some lanes) {
   for (int64_t i = 0; i < lanes.n; i++) bytes[i] = p[i];
   return load(bytes);
 }
+static inline Vec load(const uint16_t* p, All = {}) {
+  __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(words));
+}
+static inline Vec load(const uint16_t* p, Some lanes) {
+  uint16_t words[8] = {};
+  for (int64_t i = 0; i < lanes.n; i++) words[i] = p[i];
+  return load(words);
+}
 static inline void store(float* p, Vec v, All = {}) { _mm256_storeu_ps(p, v); }
 static inline void store(float* p, Vec v, Some lanes) {
   _mm256_maskstore_ps(p, first_lanes(lanes.n), v);

@@ -34,6 +34,14 @@ static inline Vec load(const uint8_t* p, Some lanes) {
   __m128i bytes = _mm_maskz_loadu_epi8(first_lanes(lanes.n), p);
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
 }
+static inline Vec load(const uint16_t* p, All = {}) {
+  __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(words));
+}
+static inline Vec load(const uint16_t* p, Some lanes) {
+  __m256i words = _mm256_maskz_loadu_epi16(first_lanes(lanes.n), p);
+  return _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(words));
+}
 static inline void store(float* p, Vec v, All = {}) { _mm512_storeu_ps(p, v); }
 static inline void store(float* p, Vec v, Some lanes) {
   _mm512_mask_storeu_ps(p, first_lanes(lanes.n), v);

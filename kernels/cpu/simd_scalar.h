@@ -37,6 +37,7 @@ static inline Vec set1(float v) { return v; }
 static inline Vec load(const float* p, All = {}) { return *p; }
 static inline Vec load(const Bf16* p, All = {}) { return float_of(uint32_t{p->bits} << 16); }
 static inline Vec load(const uint8_t* p, All = {}) { return *p; }
+static inline Vec load(const uint16_t* p, All = {}) { return *p; }
 static inline void store(float* p, Vec v, All = {}) { *p = v; }
 static inline void store(Bf16* p, Vec v, All = {}) {
   uint32_t bits = bits_of(v);

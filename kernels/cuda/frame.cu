@@ -1,7 +1,7 @@
 // A frame's way in: resampled down its columns first, then along the rows, and normalised.
 //
 // A block computes a stretch of one output row. It sums the source rows for a chunk of source
-// columns at a time into shared memory (bytes of neighbouring threads lie side by side, whatever
+// columns at a time into shared memory (values of neighbouring threads lie side by side, whatever
 // the number of channels), from which its outputs take the taps that fall into the chunk. So any
 // axis works, however far it shrinks or stretches.
 #include "device.h"
@@ -11,9 +11,9 @@ namespace adfast::kernels::cuda {
 namespace {
 
 constexpr int kColumns = 64, kThreads = 3 * kColumns;
-constexpr int kChunk = 1536;  // bytes of a source row at a time
+constexpr int kChunk = 1536;  // values of a source row at a time
 
-template <class T>
+template <class T, class Value>
 __global__ void __launch_bounds__(kThreads) frame_kernel(FrameArgs a) {
   float* sums = reinterpret_cast<float*>(adfast_shared);  // [kChunk]
   int* span = reinterpret_cast<int*>(sums + kChunk);      // first and last source column, of a warp
@@ -36,19 +36,19 @@ __global__ void __launch_bounds__(kThreads) frame_kernel(FrameArgs a) {
     end = max(end, span[kThreads / 32 + i]);
   }
   const int channels = a.src_channels, columns = kChunk / channels;
-  const int64_t row_bytes = int64_t{a.src_width} * channels;
-  const uint8_t* top = a.src + a.y.first[y] * row_bytes;
+  const int64_t row_values = int64_t{a.src_width} * channels;
+  const Value* top = static_cast<const Value*>(a.src) + a.y.first[y] * row_values;
   const float* down = a.y.weight + int64_t{y} * a.y.taps;
   const float* across = a.x.weight + int64_t{real ? x : 0} * a.x.taps;
   const int channel = one_of(a.channel, c);
   float total = 0;
   for (int from = begin; from < end; from += columns) {
-    const int to = min(from + columns, end), bytes = (to - from) * channels;
-    for (int i = threadIdx.x; i < bytes; i += kThreads) {
-      const uint8_t* p = top + int64_t{from} * channels + i;
+    const int to = min(from + columns, end), count = (to - from) * channels;
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+      const Value* p = top + int64_t{from} * channels + i;
       float sum = 0;
 #pragma unroll 4
-      for (int t = 0; t < a.y.taps; t++) sum += down[t] * static_cast<float>(p[t * row_bytes]);
+      for (int t = 0; t < a.y.taps; t++) sum += down[t] * static_cast<float>(p[t * row_values]);
       sums[i] = sum;
     }
     __syncthreads();
@@ -72,8 +72,9 @@ cudaError_t frame_to_tensor(const FrameArgs& a, cudaStream_t stream) {
     using T = typename decltype(type)::type;
     const dim3 grid(static_cast<unsigned>(ceil_div(a.x.size, kColumns)),
                     static_cast<unsigned>(a.y.size));
-    return launch(frame_kernel<T>, grid, kThreads,
-                  kChunk * sizeof(float) + 2 * kThreads / 32 * sizeof(int), stream, a);
+    const auto kernel = a.value_bytes == 2 ? frame_kernel<T, uint16_t> : frame_kernel<T, uint8_t>;
+    return launch(kernel, grid, kThreads, kChunk * sizeof(float) + 2 * kThreads / 32 * sizeof(int),
+                  stream, a);
   });
 }
 

@@ -25,7 +25,8 @@ struct ResampleAxis {
 // A uint8 frame resampled, cropped (through the axes) and normalised:
 // dst[y][x][c] = resampled(channel[c])[y][x] * scale[c] + bias[c].
 struct FrameArgs {
-  const uint8_t* src;  // [src_height][src_width][src_channels], no alignment
+  const void* src;      // [src_height][src_width][src_channels], aligned to its values
+  int32_t value_bytes;  // 1 or 2
   int32_t src_height, src_width, src_channels;
   int32_t channel[3];  // which channel of src is red, green, blue
   ResampleAxis y, x;

@@ -23,11 +23,13 @@ std::unique_ptr<Operator> make_frame(const OperatorRequest& request, const Devic
   return kernel_operator(device, 0, 0, [run, args](const Binding& binding) {
     kernels::FrameArgs bound = args;
     bound.dst = binding.outputs[0];
-    return [run, bound, input = binding.frame]() mutable {
+    return [run, args, bound, input = binding.frame]() mutable {
       const FrameView& frame = input->view();
       bound.src = frame.data;
       bound.row_stride = frame.row_stride;
       bound.pixel_stride = frame.pixel_stride;
+      bound.value_bytes = frame.format.bytes();
+      for (int c = 0; c < 3; ++c) bound.scale[c] = args.scale[c] * frame.format.to_255();
       const bool grey = frame.format.channels() == 1;
       const bool bgr = frame.format.color == Color::bgr;
       for (int c = 0; c < 3; ++c) {

@@ -16,7 +16,7 @@ std::unique_ptr<Operator> make_frame(const OperatorRequest& request, Device& dev
             dst = binding.outputs[0]] {
       kernels::FrameArgs args = frame;
       for (size_t c = 0; c < 3; ++c) {
-        args.scale[c] = node.scale[c];
+        args.scale[c] = node.scale[c] * frame.scale[c];
         args.bias[c] = node.bias[c];
       }
       args.dst = dst;

@@ -7,28 +7,10 @@
 #include <vector>
 
 #include "core/error.h"
+#include "runtime/pixels.h"
 
 namespace adfast::cuda {
 namespace {
-
-// Rows begin..end - 1 of the frame without gaps; channels as they come.
-void pack(const FrameView& frame, int64_t channels, int64_t begin, int64_t end, uint8_t* out) {
-  const bool tight = frame.pixel_stride == channels && (channels == 1 || frame.channel_stride == 1);
-  const int64_t row = frame.width * channels;
-  for (int64_t y = begin; y < end; ++y) {
-    const uint8_t* in = frame.data + y * frame.row_stride;
-    uint8_t* to = out + y * row;
-    if (tight) {
-      std::memcpy(to, in, static_cast<size_t>(row));
-      continue;
-    }
-    for (int64_t x = 0; x < frame.width; ++x) {
-      for (int64_t c = 0; c < channels; ++c) {
-        *to++ = in[x * frame.pixel_stride + c * frame.channel_stride];
-      }
-    }
-  }
-}
 
 // Each by itself: one may have grown when there was no memory left for the other.
 template <class Memory>
@@ -72,17 +54,18 @@ const uint8_t* Slot::borrowed(const FrameView& frame) const {
   return frame.data;
 }
 
-const uint8_t* Slot::fetch(const FrameView& frame, int64_t channels) {
-  const auto bytes = static_cast<size_t>(frame.height * frame.width * channels);
+const uint8_t* Slot::fetch(const FrameView& frame) {
+  const int64_t row = packed_row_bytes(frame);
+  const auto bytes = static_cast<size_t>(frame.height * row);
   grow(&frame_, bytes);
   grow(&frame_host_, bytes);
   // In parts: while the card fetches one, the next is packed.
   constexpr int64_t part_bytes = 192 << 10;
-  const int64_t row = frame.width * channels, rows = std::max<int64_t>(1, part_bytes / row);
+  const int64_t rows = std::max<int64_t>(1, part_bytes / row);
   auto* packed = frame_host_.as<uint8_t>();
   for (int64_t begin = 0; begin < frame.height; begin += rows) {
     const int64_t end = std::min(frame.height, begin + rows);
-    pack(frame, channels, begin, end, packed);
+    for (int64_t y = begin; y < end; ++y) pack_row(frame, y, packed + y * row, &planes_);
     check(
         cudaMemcpyAsync(frame_.as<uint8_t>() + begin * row, packed + begin * row,
                         static_cast<size_t>((end - begin) * row), cudaMemcpyHostToDevice, stream()),
@@ -92,11 +75,11 @@ const uint8_t* Slot::fetch(const FrameView& frame, int64_t channels) {
 }
 
 void Slot::upload(const FrameView& frame) {
-  const int64_t channels = frame.format.channels() == 1 ? 1 : 3;
+  const int64_t channels = frame.format.color == Color::grey ? 1 : 3;
   kernels::cuda::FrameArgs& args = lane_.frame;
   if (frame.height != height_ || frame.width != width_) {
     height_ = width_ = -1;
-    input_.set(frame, 0);
+    input_.resize_for(frame.height, frame.width);
     const ResampleWeights* axes[] = {&input_.rows(), &input_.columns()};
     kernels::cuda::ResampleAxis* places[] = {&args.y, &args.x};
     for (int i = 0; i < 2; ++i) {
@@ -108,10 +91,12 @@ void Slot::upload(const FrameView& frame) {
     height_ = frame.height;
     width_ = frame.width;
   }
-  args.src = frame.on_device ? borrowed(frame) : fetch(frame, channels);
+  args.src = frame.on_device ? borrowed(frame) : fetch(frame);
   args.src_height = static_cast<int32_t>(frame.height);
   args.src_width = static_cast<int32_t>(frame.width);
   args.src_channels = static_cast<int32_t>(channels);
+  args.value_bytes = frame.format.bytes();
+  std::fill_n(args.scale, 3, frame.format.to_255());
   for (int c = 0; c < 3; ++c) {
     args.channel[c] = channels == 1 ? 0 : frame.format.color == Color::bgr ? 2 - c : c;
   }

@@ -32,7 +32,7 @@ class Slot {
   void enqueue(const Job& job);
   // The frame's pixels on the card.
   const uint8_t* borrowed(const FrameView& frame) const;
-  const uint8_t* fetch(const FrameView& frame, int64_t channels);
+  const uint8_t* fetch(const FrameView& frame);
   void download_map(const FrameView& frame);
   std::pair<int64_t, int64_t> part_of(int64_t count, size_t part) const;  // begin and end
   std::string first_bad_step() const;
@@ -45,6 +45,7 @@ class Slot {
   // The resampling weights follow the frame's size; the buffers grow with it.
   FrameInput input_;
   int64_t height_ = -1, width_ = -1;
+  std::vector<uint8_t> planes_;  // of one row of a mosaic
   Buffer axis_first_[2], axis_weight_[2], frame_, map_;
   Pinned frame_host_, map_host_, answer_host_;
   Event begin_, framed_, computed_, end_;

@@ -37,6 +37,7 @@ void test_frame(const k::Table& table, k::DType dtype) {
     int channels;  // bytes of a stored pixel
     bool planar, flip_rows, flip_columns, every_second;
     int order[3];
+    int value = 1;  // bytes of a channel
   };
   const Layout layouts[] = {
       {"rgb", 3, false, false, false, false, {0, 1, 2}},
@@ -54,6 +55,8 @@ void test_frame(const k::Table& table, k::DType dtype) {
       {"subsampled", 3, false, false, false, true, {0, 1, 2}},
       {"subsampled grey", 1, false, false, true, true, {0, 0, 0}},
       {"one channel of rgb", 3, false, false, false, false, {1, 1, 1}},
+      {"grey16", 1, false, false, false, false, {0, 0, 0}, 2},
+      {"mirrored grey16", 1, false, true, true, false, {0, 0, 0}, 2},
   };
   const int32_t sizes[][4] = {{1, 1, 1, 1},         {3, 5, 8, 7},        {61, 47, 17, 15},
                               {100, 131, 256, 224}, {333, 1023, 64, 56}, {2, 300, 31, 30}};
@@ -61,8 +64,8 @@ void test_frame(const k::Table& table, k::DType dtype) {
     for (auto [height, width, resize, crop] : sizes) {
       int step = layout.every_second ? 2 : 1;
       ptrdiff_t stored_width = width * step, stored_height = height * step;
-      ptrdiff_t pixel = layout.planar ? 1 : layout.channels;
-      ptrdiff_t pad = layout.channels == 4 ? 0 : 5;
+      ptrdiff_t pixel = layout.planar ? 1 : layout.channels * layout.value;
+      ptrdiff_t pad = layout.channels == 4 ? 0 : layout.value == 2 ? 6 : 5;
       ptrdiff_t row = stored_width * pixel + pad, plane = row * stored_height;
       // The padding after the last row does not exist.
       ptrdiff_t bytes = (layout.planar ? layout.channels : 1) * plane - pad;
@@ -85,11 +88,12 @@ void test_frame(const k::Table& table, k::DType dtype) {
       }
       for (int c = 0; c < 3; c++) {
         args.channel_offset[c] = layout.order[c] * (layout.planar ? plane : 1);
-        args.scale[c] = static_cast<float>(uniform(0.01, 0.02));
+        args.scale[c] = static_cast<float>(uniform(0.01, 0.02) / (layout.value == 2 ? 257 : 1));
         args.bias[c] = static_cast<float>(uniform(-2, -1));
       }
       args.src_height = height;
       args.src_width = width;
+      args.value_bytes = layout.value;
       args.y = ya.view();
       args.x = xa.view();
       args.dtype = dtype;
@@ -100,9 +104,10 @@ void test_frame(const k::Table& table, k::DType dtype) {
           for (int x = 0; x < width; x++) {
             double v = 0;
             for (int t = 0; t < ya.taps; t++) {
-              v += double{ya.weight[y * ya.taps + t]} *
-                   args.src[(ya.first[y] + t) * args.row_stride + x * args.pixel_stride +
-                            args.channel_offset[c]];
+              const uint8_t* p = args.src + (ya.first[y] + t) * args.row_stride +
+                                 x * args.pixel_stride + args.channel_offset[c];
+              const int bits = layout.value == 2 ? *p | p[1] << 8 : *p;
+              v += double{ya.weight[y * ya.taps + t]} * bits;
             }
             tall[y * width + x] = v;
           }

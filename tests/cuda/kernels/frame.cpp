@@ -38,28 +38,28 @@ void test_frame() {
     const char* name;
     int channels;
     int order[3];
-  } layouts[] = {{"rgb", 3, {0, 1, 2}},
-                 {"bgr", 3, {2, 1, 0}},
-                 {"grey", 1, {0, 0, 0}},
-                 {"argb", 4, {1, 2, 3}},
-                 {"green", 3, {1, 1, 1}}};
+    int value = 1;  // bytes of a channel
+  } layouts[] = {{"rgb", 3, {0, 1, 2}},  {"bgr", 3, {2, 1, 0}},   {"grey", 1, {0, 0, 0}},
+                 {"argb", 4, {1, 2, 3}}, {"green", 3, {1, 1, 1}}, {"grey16", 1, {0, 0, 0}, 2}};
   const int32_t sizes[][4] = {{1, 1, 1, 1},      {3, 5, 8, 7},       {61, 47, 17, 15},
                               {40, 131, 50, 44}, {90, 1023, 24, 20}, {2, 700, 11, 10},
                               {3, 2500, 4, 3}};
   for (const auto& layout : layouts) {
     for (auto [height, width, resize, crop] : sizes) {
       for (Type type : kTypes) {
-        // One byte off: frames have no alignment.
-        std::vector<uint8_t> bytes(static_cast<size_t>(height * width * layout.channels + 1));
+        // One value off: frames have no alignment beyond that.
+        const int value = layout.value, pixel = layout.channels * value;
+        std::vector<uint8_t> bytes(static_cast<size_t>(height * width * pixel + value));
         for (auto& b : bytes) b = static_cast<uint8_t>(rng());
         Array<uint8_t> pixels(std::move(bytes));
         const Axis y = make_axis(height, resize, (resize - crop) / 2, crop);
         const Axis x = make_axis(width, resize + 3, 1, crop + 1);
         gpu::FrameArgs a = {};
-        a.src = pixels.data() + 1;
+        a.src = pixels.data() + value;
         a.src_height = height;
         a.src_width = width;
         a.src_channels = layout.channels;
+        a.value_bytes = value;
         a.y = {y.size, y.taps, y.first.data(), y.weight.data()};
         a.x = {x.size, x.taps, x.first.data(), x.weight.data()};
         a.type = type;
@@ -67,15 +67,17 @@ void test_frame() {
         for (int i = 0; i < 3; i++) {
           a.channel[i] = layout.order[i];
           c.channel_offset[i] = layout.order[i];
-          c.scale[i] = a.scale[i] = static_cast<float>(uniform(0.01, 0.02));
+          c.scale[i] = a.scale[i] =
+              static_cast<float>(uniform(0.01, 0.02) / (value == 2 ? 257 : 1));
           c.bias[i] = a.bias[i] = static_cast<float>(uniform(-2, -1));
         }
         Tensor out(type, static_cast<size_t>(crop * (crop + 1) * 3));
         a.dst = out.data();
         std::vector<float> want(out.host.size()), scratch(cpu::frame_scratch(width));
-        c.src = pixels.host.data() + 1;
-        c.row_stride = width * layout.channels;
-        c.pixel_stride = layout.channels;
+        c.src = pixels.host.data() + value;
+        c.row_stride = width * pixel;
+        c.pixel_stride = pixel;
+        c.value_bytes = value;
         c.src_height = height;
         c.src_width = width;
         c.y = {y.size, y.taps, y.first.host.data(), y.weight.host.data()};
