@@ -28,7 +28,7 @@ void set_last_error(std::string message) { last_error = std::move(message); }
 
 FrameView view_of(const adfast_frame& frame) {
   FrameView view;
-  view.data = frame.data;
+  view.data = static_cast<const uint8_t*>(frame.data);
   view.height = frame.height;
   view.width = frame.width;
   view.channel_stride = 1;

@@ -102,4 +102,21 @@ FrameView view_of(const py::object& image, const std::string& pixel_format) {
                  {array.strides(), array.strides() + array.ndim()}, format);
 }
 
+IgnoreMask mask_of(const py::array& array, const FrameView& frame) {
+  const char kind = array.dtype().kind();
+  if ((kind != 'b' && kind != 'u') || array.itemsize() != 1) {
+    throw Error(ErrorKind::frame, "[predict] ignore has dtype " +
+                                      py::cast<std::string>(py::str(array.dtype())) +
+                                      ", expected bool or uint8");
+  }
+  if (array.ndim() != 2 || array.shape(0) != frame.height || array.shape(1) != frame.width) {
+    const std::vector<py::ssize_t> shape(array.shape(), array.shape() + array.ndim());
+    throw Error(ErrorKind::frame, "[predict] ignore has shape " +
+                                      py::cast<std::string>(py::str(py::tuple(py::cast(shape)))) +
+                                      ", expected the frame's (" + std::to_string(frame.height) +
+                                      ", " + std::to_string(frame.width) + ")");
+  }
+  return {static_cast<const uint8_t*>(array.data()), array.strides(0)};
+}
+
 }  // namespace adfast::python

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstring>
 #include <new>
 
@@ -14,37 +15,58 @@
 #include "runtime/engine.h"
 #include "runtime/host_session.h"
 #include "runtime/raw_run.h"
+#include "runtime/regions.h"
 
 namespace py = pybind11;
 using namespace adfast;
+using adfast::python::mask_of;
 using adfast::python::view_of;
 
 namespace {
 
 struct Request {
-  py::object image;
-  py::array_t<float> map, network_map;
+  py::object image, ignore;
+  py::array_t<float> map;
+  py::object network_map = py::none();
   Job job;
 };
 
-Request request_for(const Engine& engine, const py::object& image,
-                    const std::string& pixel_format) {
-  Request request{image, {}, {}, {}};
-  request.job.frame = view_of(image, pixel_format);
-  const auto& frame = request.job.frame;
-  request.map = py::array_t<float>({frame.height, frame.width});
-  request.network_map = py::array_t<float>({engine.map_height(), engine.map_width()});
-  request.job.map = request.map.mutable_data();
-  request.job.network_map = request.network_map.mutable_data();
+// `roi`: (x, y, width, height) or None; `ignore`: an array or None.
+Request request_for(const Engine& engine, const py::object& image, const std::string& pixel_format,
+                    const py::object& roi, const py::object& ignore) {
+  Request request;
+  request.image = image;
+  Job& job = request.job;
+  job.frame = view_of(image, pixel_format);
+  if (!roi.is_none()) {
+    const auto [x, y, width, height] = py::cast<std::array<int64_t, 4>>(roi);
+    job.roi = {y, x, y + height, x + width};
+    if (job.roi.empty()) job.roi = {0, 0, 0, -1};  // of no pixels, which is refused
+  }
+  if (!ignore.is_none()) {
+    // A copy only where the bytes of a row are no neighbours.
+    py::array array = py::cast<py::array>(ignore);
+    if (array.ndim() == 2 && array.strides(1) != 1) {
+      array = py::array::ensure(array, py::array::c_style);
+    }
+    job.ignore = mask_of(array, job.frame);
+    request.ignore = array;
+  }
+  request.map = py::array_t<float>({job.frame.height, job.frame.width});
+  job.map = request.map.mutable_data();
+  if (!engine.tiled(job)) {
+    py::array_t<float> map({engine.map_height(), engine.map_width()});
+    job.network_map = map.mutable_data();
+    request.network_map = map;
+  }
   return request;
 }
 
 py::dict result_of(const Engine& engine, Request& request) {
   const Timings& t = request.job.timings;
   const auto& frame = request.job.frame;
-  const Rectangle part = frame.height > 0 && frame.width > 0
-                             ? inspected_part(engine.geometry(), frame.height, frame.width)
-                             : Rectangle{};
+  const Rectangle part =
+      frame.height > 0 && frame.width > 0 ? engine.inspected(request.job) : Rectangle{};
   py::dict timings;
   timings["frame"] = t.frame;
   timings["network"] = t.network;
@@ -55,12 +77,14 @@ py::dict result_of(const Engine& engine, Request& request) {
   result["map"] = request.map;
   result["network_map"] = request.network_map;
   result["timings"] = timings;
-  result["inspected"] = py::make_tuple(part.top, part.left, part.bottom, part.right);
+  result["inspected"] =
+      py::make_tuple(part.left, part.top, part.right - part.left, part.bottom - part.top);
   return result;
 }
 
-py::dict predict(Engine& engine, const py::object& image, const std::string& pixel_format) {
-  Request request = request_for(engine, image, pixel_format);
+py::dict predict(Engine& engine, const py::object& image, const std::string& pixel_format,
+                 const py::object& roi, const py::object& ignore) {
+  Request request = request_for(engine, image, pixel_format, roi, ignore);
   {
     py::gil_scoped_release release;
     engine.predict(request.job);
@@ -69,11 +93,12 @@ py::dict predict(Engine& engine, const py::object& image, const std::string& pix
 }
 
 py::list predict_batch(Engine& engine, const std::vector<py::object>& images,
-                       const std::string& pixel_format) {
+                       const std::string& pixel_format, const py::object& roi,
+                       const py::object& ignore) {
   std::vector<Request> requests;
   std::vector<Job> jobs;
   for (const py::object& image : images) {
-    requests.push_back(request_for(engine, image, pixel_format));
+    requests.push_back(request_for(engine, image, pixel_format, roi, ignore));
     jobs.push_back(requests.back().job);
   }
   {
@@ -102,6 +127,10 @@ py::dict describe(const Engine& engine) {
   info["resize"] = py::make_tuple(g.resize_height, g.resize_width);
   info["crop"] = py::make_tuple(g.crop_height, g.crop_width);
   info["map_size"] = py::make_tuple(engine.map_height(), engine.map_width());
+  info["tile"] =
+      engine.tiles().height == 0
+          ? py::object(py::none())
+          : py::make_tuple(engine.tiles().height, engine.tiles().width, engine.tiles().overlap);
   info["frame_memory"] = session.frame_memory;
   return info;
 }
@@ -244,6 +273,34 @@ py::dict run_graph(const std::string& path, const std::map<std::string, FloatArr
   return result;
 }
 
+py::list regions(const FloatArray& map, const py::object& threshold, float min_peak,
+                 int64_t min_area) {
+  if (map.ndim() != 2) {
+    throw Error(ErrorKind::argument, "[regions] the map must be (height, width)");
+  }
+  RegionRule rule;
+  FloatArray thresholds;
+  if (py::isinstance<py::array>(threshold)) {
+    thresholds = py::cast<FloatArray>(threshold);
+    if (thresholds.ndim() != 2 || thresholds.shape(0) != map.shape(0) ||
+        thresholds.shape(1) != map.shape(1)) {
+      throw Error(ErrorKind::argument, "[regions] thresholds must be of the map's shape");
+    }
+    rule.thresholds = thresholds.data();
+  } else {
+    rule.threshold = py::cast<float>(threshold);
+  }
+  rule.min_peak = min_peak;
+  rule.min_area = min_area;
+  py::list result;
+  for (const Region& r : find_regions(map.data(), map.shape(0), map.shape(1), rule)) {
+    result.append(py::make_tuple(
+        py::make_tuple(r.box.left, r.box.top, r.box.right - r.box.left, r.box.bottom - r.box.top),
+        r.area, r.peak, r.mean, py::make_tuple(r.peak_x, r.peak_y)));
+  }
+  return result;
+}
+
 // Whether this processor computes in bf16, or only stores it.
 bool native_bf16() {
   return static_cast<int>(dnnl::get_effective_cpu_isa()) >=
@@ -293,8 +350,11 @@ PYBIND11_MODULE(_core, m) {
            py::arg("plan"), py::arg("threads") = 0, py::arg("precision") = "", py::arg("isa") = "",
            py::arg("tactics") = "", py::arg("device") = "cpu",
            py::arg("folders") = std::vector<std::string>())
-      .def("predict", &predict, py::arg("image"), py::arg("pixel_format"))
-      .def("predict_batch", &predict_batch, py::arg("images"), py::arg("pixel_format"))
+      .def("predict", &predict, py::arg("image"), py::arg("pixel_format") = "",
+           py::arg("roi") = py::none(), py::arg("ignore") = py::none())
+      .def("warmup", &Engine::warmup, py::arg("n"), py::call_guard<py::gil_scoped_release>())
+      .def("predict_batch", &predict_batch, py::arg("images"), py::arg("pixel_format") = "",
+           py::arg("roi") = py::none(), py::arg("ignore") = py::none())
       .def("profile", &profile, py::arg("image"), py::arg("pixel_format"))
       .def("observe", &observe, py::arg("image"), py::arg("ranges"), py::arg("bins"))
       .def("describe", &describe);
@@ -304,6 +364,11 @@ PYBIND11_MODULE(_core, m) {
   m.def("run_graph", &run_graph, py::arg("path"), py::arg("inputs"), py::arg("precision") = "f32",
         py::arg("isa") = "", py::arg("lanes") = 1, py::arg("tactic") = "",
         py::arg("device") = "cpu", py::arg("folders") = std::vector<std::string>());
+  m.def("regions", &regions, py::arg("map"), py::arg("threshold"), py::arg("min_peak"),
+        py::arg("min_area"));
+  py::list formats;
+  for (const PixelFormat& format : pixel_formats) formats.append(format.name);
+  m.attr("pixel_formats") = py::tuple(formats);
   m.def("native_bf16", &native_bf16);
   m.def("usable_processors", &usable_processors);
   m.attr("plan_version") = plan_version;

@@ -255,6 +255,24 @@ void Engine::run_parts(Job& job) {
   job.timings.map = std::max(0.0, took.count() - job.timings.frame - job.timings.network);
 }
 
+void Engine::warmup(int count) {
+  if (count < 0) {
+    throw Error(ErrorKind::argument,
+                "[warmup] n is " + std::to_string(count) + ", expected 0 or more");
+  }
+  Job job;
+  const std::vector<uint8_t> grey(
+      static_cast<size_t>(geometry_.resize_height * geometry_.resize_width), 128);
+  job.frame.data = grey.data();
+  job.frame.format = mono8;
+  job.frame.height = geometry_.resize_height;
+  job.frame.width = job.frame.row_stride = geometry_.resize_width;
+  job.frame.pixel_stride = 1;
+  session_->check();
+  const std::lock_guard lock(mutex_);
+  for (int i = 0; i < count; ++i) session_->predict(job);
+}
+
 void Engine::predict(Job& job) { predict_batch({&job, 1}); }
 
 void Engine::predict_batch(std::span<Job> jobs) {

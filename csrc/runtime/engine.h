@@ -34,6 +34,8 @@ class Engine {
   // Throws ErrorKind::frame for a frame that cannot be used and ErrorKind::run when the result is
   // not finite.
   void predict(Job& job);
+  // Runs `count` grey frames of the network's own size.
+  void warmup(int count);
   // Frames are independent: each gives the same bits here as in predict().
   void predict_batch(std::span<Job> jobs);
   std::vector<StepReport> profile(const FrameView& frame);

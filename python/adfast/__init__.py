@@ -6,7 +6,7 @@
 """
 
 from adfast._version import __version__
-from adfast.engine import Engine, Result, load
+from adfast.engine import PIXEL_FORMATS, Engine, load
 from adfast.errors import (
     AdfastError,
     ArgumentError,
@@ -16,16 +16,20 @@ from adfast.errors import (
     ModelError,
     PlanError,
 )
+from adfast.result import Box, Region, Result
 
 __all__ = [
+    "PIXEL_FORMATS",
     "AdfastError",
     "ArgumentError",
+    "Box",
     "CompileError",
     "DataError",
     "Engine",
     "FrameError",
     "ModelError",
     "PlanError",
+    "Region",
     "Result",
     "__version__",
     "load",

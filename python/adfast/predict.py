@@ -18,6 +18,7 @@ from adfast import overlay
 from adfast.errors import AdfastError, FrameError
 from adfast.files import atomic_write
 from adfast.images import read_image, write_png
+from adfast.result import Region
 
 
 @dataclass
@@ -58,8 +59,19 @@ def as_record(prediction: Prediction) -> dict[str, Any]:
         "score": float(result.score),
         "threshold": None if result.threshold is None else float(result.threshold),
         "anomalous": None if result.is_anomalous is None else bool(result.is_anomalous),
-        "inspected": [int(side) for side in result.inspected],
+        "inspected": [int(side) for side in result.inspected],  # x, y, width, height
+        "regions": [] if result.threshold is None else [_region(r) for r in result.regions()],
         "timings_ms": {stage: float(ms) for stage, ms in result.timings.items()},
+    }
+
+
+def _region(region: Region) -> dict[str, Any]:
+    return {
+        "box": [int(side) for side in region.box],
+        "area": int(region.area),
+        "peak": float(region.peak),
+        "peak_at": [int(at) for at in region.peak_at],
+        "mean": float(region.mean),
     }
 
 

@@ -61,14 +61,24 @@ typedef struct adfast_options {
   const char* folders; /* where a device's libraries are looked for first, separated by ':' */
 } adfast_options;
 
+typedef struct adfast_rectangle {
+  int32_t x, y, width, height;
+} adfast_rectangle;
+
 /* Borrowed for the duration of a call. */
 typedef struct adfast_frame {
   size_t struct_size;
-  const uint8_t* data;
+  const void* data;
   int32_t width, height;
-  ptrdiff_t
-      row_stride; /* bytes from a row to the next; 0: rows follow each other; may be negative */
-  uint32_t pixel_format;
+  /* Bytes from a row to the next; 0: rows follow each other; may be negative. */
+  ptrdiff_t row_stride;
+  uint32_t pixel_format; /* of adfast_pixel_format */
+  /* What is inspected as if it were the whole frame; all 0: the frame. */
+  adfast_rectangle roi;
+  /* What does not count: width x height bytes, other than 0 where map and score leave the frame
+   * out; NULL: everything counts. The network still sees these pixels. */
+  const uint8_t* ignore;
+  ptrdiff_t ignore_stride; /* as row_stride */
 } adfast_frame;
 
 typedef struct adfast_result {
@@ -81,7 +91,25 @@ typedef struct adfast_result {
   float threshold;      /* NaN when the plan is not calibrated */
   int32_t is_anomalous; /* 1, 0, or -1 when the plan is not calibrated */
   double frame_ms, network_ms, map_ms, total_ms;
+  adfast_rectangle
+      inspected; /* the part of the frame that the network saw; elsewhere the map is 0 */
 } adfast_result;
+
+/* A connected part of a map; pixels that touch at a corner are connected. */
+typedef struct adfast_region {
+  adfast_rectangle box;
+  int64_t area;     /* pixels above the threshold */
+  float peak, mean; /* of the map there */
+  int32_t peak_x, peak_y;
+} adfast_region;
+
+typedef struct adfast_region_options {
+  size_t struct_size;
+  float threshold;         /* a pixel belongs to a region where the map is above */
+  const float* thresholds; /* each pixel's own instead: width x height, or NULL */
+  float min_peak;          /* regions that are nowhere above are dropped; 0: none */
+  int64_t min_area;        /* regions of fewer pixels are dropped; 0: none */
+} adfast_region_options;
 
 typedef struct adfast_info {
   size_t struct_size;
@@ -91,7 +119,9 @@ typedef struct adfast_info {
   const char* precision; /* these live as long as the engine */
   const char* isa;
   const char* model;
-  const char* device; /* "cpu" or "cuda" */
+  const char* device;              /* "cpu" or "cuda" */
+  int32_t tile_width, tile_height; /* 0: frames are inspected whole */
+  int32_t tile_overlap;
 } adfast_info;
 
 /* Loads and checks a plan. `options` may be NULL. On success `*engine` is owned by the caller. */
@@ -101,7 +131,8 @@ ADFAST_API adfast_status adfast_load(const char* path, const adfast_options* opt
 /* Frees an engine; NULL is allowed. */
 ADFAST_API void adfast_destroy(adfast_engine* engine);
 
-/* Inspects one frame. When it fails, what stands in `result` is not to be used. */
+/* Inspects one frame. A plan made of tiles inspects a frame larger than a tile in parts, and then
+ * has no network_map. When it fails, what stands in `result` is not to be used. */
 ADFAST_API adfast_status adfast_predict(adfast_engine* engine, const adfast_frame* frame,
                                         adfast_result* result);
 
@@ -109,6 +140,17 @@ ADFAST_API adfast_status adfast_predict(adfast_engine* engine, const adfast_fram
  * runs in lanes or on a card. */
 ADFAST_API adfast_status adfast_predict_batch(adfast_engine* engine, const adfast_frame* frames,
                                               adfast_result* results, size_t count);
+
+/* Finds the regions of a map (of any size, of adfast_predict's row order) that are above a
+ * threshold, the highest peak first. Writes at most `capacity` of them; `*count` is how many there
+ * are. May be called from any thread; needs no engine. */
+ADFAST_API adfast_status adfast_find_regions(const float* map, int32_t width, int32_t height,
+                                             const adfast_region_options* options,
+                                             adfast_region* regions, size_t capacity,
+                                             size_t* count);
+
+/* Runs `count` grey frames, so that the first real one is not slow. */
+ADFAST_API adfast_status adfast_warmup(adfast_engine* engine, int32_t count);
 
 ADFAST_API adfast_status adfast_get_info(const adfast_engine* engine, adfast_info* info);
 
