@@ -27,6 +27,11 @@ COMMANDS = (
         "make one-class data sets from CIFAR-10's published files",
         "adfast cifar10 cifar-10-batches-bin --normal cat --out data/cat",
     ),
+    (
+        "tile",
+        "cut a data set of large images into tiles",
+        "adfast tile data/boards --tile 512 --out data/boards-tiles",
+    ),
     ("export", "write a trained model as ONNX", "adfast export runs/screws -o screws.onnx"),
     (
         "build",

@@ -31,12 +31,15 @@ class Prediction:
     error: str | None = None
 
 
-def predict_files(engine: Any, paths: list[Path]) -> Iterator[Prediction]:
-    """Predict files one after another; one that cannot be read is yielded with its error."""
+def predict_files(engine: Any, paths: list[Path], **parts: Any) -> Iterator[Prediction]:
+    """Predict files one after another; one that cannot be read is yielded with its error.
+
+    `parts` are handed to `engine.predict`: roi, ignore.
+    """
     for path in paths:
         try:
             frame = read_image(path)
-            result = engine.predict(frame)
+            result = engine.predict(frame, **parts)
         except FrameError as error:
             text = str(error)
             yield Prediction(path, error=text if str(path) in text else f"{path}: {text}")
@@ -146,13 +149,17 @@ def run_prediction(
     folder: Path | None = None,
     kind: str = "png",
     show: Callable[[Prediction], None] = lambda prediction: None,
+    **parts: Any,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Predict all files, write outputs when `folder` is given, and collect records and failures."""
+    """Predict all files, write outputs when `folder` is given, and collect records and failures.
+
+    `parts` are handed to `engine.predict`: roi, ignore.
+    """
     names = output_names(paths)
     if folder is not None:
         make_folder(folder)
     records, failures = [], []
-    for prediction in predict_files(engine, paths):
+    for prediction in predict_files(engine, paths, **parts):
         if prediction.error is not None:
             failures.append({"image": str(prediction.path), "error": prediction.error})
         else:
