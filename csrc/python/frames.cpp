@@ -34,9 +34,10 @@ FrameView view_of(const void* data, const std::vector<py::ssize_t>& shape,
                   const std::vector<py::ssize_t>& strides, const PixelFormat& format) {
   const bool colour = format.channels() == 3;
   if (colour ? !(shape.size() == 3 && shape[2] == 3) : shape.size() != 2) {
-    refuse_image(
-        "shape", py::tuple(py::cast(shape)),
-        std::string(colour ? "(height, width, 3)" : "(height, width)") + " for " + format.name);
+    refuse_image("shape", py::tuple(py::cast(shape)),
+                 std::string("(height, width) for grey and mosaics or (height, width, 3) for "
+                             "colour; the format is ") +
+                     format.name);
   }
   FrameView view;
   view.data = static_cast<const uint8_t*>(data);

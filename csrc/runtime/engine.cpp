@@ -199,6 +199,7 @@ void Engine::run_parts(Job& job) {
   }
   const TileAxis &rows = tiling_.rows, &columns = tiling_.columns;
   if (job.map != nullptr) std::fill_n(job.map, job.frame.height * job.frame.width, 0.0f);
+  if (job.network_map != nullptr) std::fill_n(job.network_map, map_height() * map_width(), 0.0f);
 
   // As many at once as the session works on; more would only take memory.
   const size_t at_once = info_.device == "cpu" ? static_cast<size_t>(info_.lanes) : parts_on_device;
@@ -207,42 +208,41 @@ void Engine::run_parts(Job& job) {
   const size_t tiles = rows.begin.size() * columns.begin.size();
   PartScore total;
   job.timings = {};
-  std::vector<Job> parts;
-  std::vector<size_t> places;
   for (size_t next = 0; next < tiles;) {
-    parts.clear();
-    places.clear();
-    for (; next < tiles && parts.size() < at_once; ++next) {
+    parts_.clear();
+    places_.clear();
+    for (; next < tiles && parts_.size() < at_once; ++next) {
       const int64_t y = roi.top + rows.begin[next / columns.begin.size()];
       const int64_t x = roi.left + columns.begin[next % columns.begin.size()];
       Job part;
       part.frame = part_of(job.frame, x, y, columns.size, rows.size);
       part.ignore = job.ignore.from(y, x);
       if (all_ignored(part.ignore, rows.size, columns.size)) continue;
-      const size_t slot = parts.size();
+      const size_t slot = parts_.size();
       if (job.map != nullptr) {
         part_maps_[slot].resize(static_cast<size_t>(rows.size * columns.size));
         part.map = part_maps_[slot].data();
       }
       part_network_maps_[slot].resize(static_cast<size_t>(map_height() * map_width()));
       part.network_map = part_network_maps_[slot].data();
-      parts.push_back(part);
-      places.push_back(next);
+      parts_.push_back(part);
+      places_.push_back(next);
     }
-    session_->predict_batch(parts);
-    for (size_t i = 0; i < parts.size(); ++i) {
-      check_result(parts[i]);
-      total = combined(score_rule_, total, score_of(parts[i]));
+    if (parts_.empty()) break;  // what was left is ignored
+    session_->predict_batch(parts_);
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      check_result(parts_[i]);
+      total = combined(score_rule_, total, score_of(parts_[i]));
       if (job.map != nullptr) {
-        add_tile(tiling_, places[i] / columns.begin.size(), places[i] % columns.begin.size(),
-                 parts[i].map, job.map + roi.top * job.frame.width + roi.left, job.frame.width);
+        add_tile(tiling_, places_[i] / columns.begin.size(), places_[i] % columns.begin.size(),
+                 parts_[i].map, job.map + roi.top * job.frame.width + roi.left, job.frame.width);
       }
       // Two at once take each the whole time.
-      const double share = 1.0 / static_cast<double>(parts.size());
-      job.timings.frame += parts[i].timings.frame * share;
-      job.timings.network += parts[i].timings.network * share;
+      const double share = 1.0 / static_cast<double>(parts_.size());
+      job.timings.frame += parts_[i].timings.frame * share;
+      job.timings.network += parts_[i].timings.network * share;
       if (job.network_map != nullptr) {
-        std::copy_n(parts[i].network_map, map_height() * map_width(), job.network_map);
+        std::copy_n(parts_[i].network_map, map_height() * map_width(), job.network_map);
       }
     }
   }

@@ -75,6 +75,8 @@ class Engine {
   Tiling tiling_;
   int64_t tiled_height_ = 0, tiled_width_ = 0;
   std::vector<std::vector<float>> part_maps_, part_network_maps_;
+  std::vector<Job> parts_;
+  std::vector<size_t> places_;  // of parts_ among the tiles
   std::vector<float> scratch_;
   std::string model_, note_;
   float threshold_ = std::numeric_limits<float>::quiet_NaN();

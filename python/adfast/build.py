@@ -491,7 +491,7 @@ def _calibrate(made: _Source, engine: Any, say: Log, track: Track) -> dict[str, 
         whole |= result.network_map is None
     if not whole:
         say(
-            "warning: no image for the threshold is larger than a tile: it is that of single tiles, "
+            "warning: no image for the threshold is larger than a tile: it is for single tiles, "
             "and a frame of many is called anomalous more often; give whole frames with --calibrate"
         )
     values = np.array(list(scores.values()))

@@ -109,9 +109,19 @@ def test_what_does_not_fit_the_format_is_refused(engine):
         (grey.astype(np.uint16), "", adfast.FrameError, "uint16.*pixel_format='Mono12'"),
         (grey, "Mono12", adfast.FrameError, "uint8, expected uint16 for Mono12"),
         (grey.astype(">u2"), "Mono12", adfast.FrameError, "expected uint16 for Mono12"),
-        (colour, "Mono8", adfast.FrameError, r"expected \(height, width\) for Mono8"),
-        (grey, "RGB8", adfast.FrameError, r"expected \(height, width, 3\) for RGB8"),
-        (colour, "BayerRG8", adfast.FrameError, "for BayerRG8"),
+        (
+            colour,
+            "Mono8",
+            adfast.FrameError,
+            r"expected \(height, width\) for grey.*format is Mono8",
+        ),
+        (
+            grey,
+            "RGB8",
+            adfast.FrameError,
+            r"or \(height, width, 3\) for colour; the format is RGB8",
+        ),
+        (colour, "BayerRG8", adfast.FrameError, "the format is BayerRG8"),
         (grey, "Mono10p", adfast.ArgumentError, "'Mono10p', expected one of Mono8, Mono10"),
     ):
         with pytest.raises(error, match=message):

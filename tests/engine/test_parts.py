@@ -92,6 +92,7 @@ def test_masks_of_all_kinds_and_all_of_the_frame(engine):
         assert got.score == expected.score and np.array_equal(got.map, expected.map)
     nothing = engine.predict(FRAME, ignore=np.ones_like(mask))
     assert nothing.score == 0 and not nothing.map.any() and nothing.is_anomalous is False
+    assert not nothing.network_map.any()
     for bad, message in (
         (mask[1:], r"shape \(96, 131\), expected the frame's \(97, 131\)"),
         (mask.astype(np.float32), "dtype float32, expected bool or uint8"),

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile",
         type=tile_size,
         metavar="HxW",
-        help="inspect frames larger than this many pixels in tiles of this size, e.g. 512x512: each "
+        help="inspect frames larger than this many pixels in tiles of this size, as 512x512: each "
         "as the network was trained to see whole images (adfast tile cuts a data set so). Take "
         "--calibrate with whole frames then",
     )
@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile-overlap",
         type=int,
         metavar="N",
-        help="pixels that neighbouring tiles share at least, where their maps are blended (default: "
-        "an eighth of a tile's shorter side)",
+        help="pixels that neighbouring tiles share at least, where maps are blended (default: an "
+        "eighth of a tile's shorter side)",
     )
     parser.add_argument(
         "--passes-off",

@@ -76,6 +76,7 @@ def lines(path: str, plan: Mapping[str, Any]) -> Iterator[str]:
             "parameters": f"{plan['parameters']:,}",
             "precision": fields.get("precision"),
             "frame": _frame_text(fields),
+            **({"tiles": _tile_text(fields)} if "tile.size" in fields else {}),
             "map": _map_text(fields),
             "score": _score_text(fields),
         }
@@ -111,6 +112,11 @@ def _frame_text(fields: Mapping[str, Any]) -> str:
     resize, crop = _by(fields.get("frame.resize", ())), _by(fields.get("frame.crop", ()))
     how = f"{fields.get('frame.interpolation')}, {antialias}"
     return f"any size, {fields.get('frame.color')}; stretched to {resize} ({how}), centre {crop}"
+
+
+def _tile_text(fields: Mapping[str, Any]) -> str:
+    size, overlap = _by(fields["tile.size"]), fields.get("tile.overlap")
+    return f"frames larger than {size} pixels, in tiles of that which share {overlap} or more"
 
 
 def _score_text(fields: Mapping[str, Any]) -> str:
