@@ -48,8 +48,8 @@ test-cpp: $(STAMP)
 # The engine under ThreadSanitizer, from several threads; CONTRIBUTING.md has the others.
 sanitize: $(STAMP)
 	PATH="$(abspath $(BIN)):$$PATH"; cmake --preset tsan -DPython_EXECUTABLE=$(abspath $(BIN)/python) && \
-	  cmake --build --preset tsan --target engine_test schedule_test && \
-	  ctest --preset tsan -R 'plans|engine|schedule'
+	  cmake --build --preset tsan --target engine_test schedule_test stream_test && \
+	  ctest --preset tsan -R 'plans|engine|schedule|stream'
 
 # On a machine with an NVIDIA card, in this checkout's environment or, where there is none, in that
 # of $(PYTHON), which must have torch, triton and what adfast is built with. Touches neither.

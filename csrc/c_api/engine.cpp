@@ -1,7 +1,5 @@
 // Plans and frames.
 #include <algorithm>
-#include <cmath>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -14,40 +12,22 @@ using adfast::Engine;
 using adfast::Error;
 using adfast::ErrorKind;
 using adfast::Job;
-using adfast::Rectangle;
 using namespace adfast::c_api;
 
 namespace {
 
 Job job_of(const adfast_frame* frame, const adfast_result* result) {
-  require_struct(frame, "adfast_frame");
   require_struct(result, "adfast_result");
-  Job job;
-  job.frame = view_of(*frame);
+  Job job = adfast::c_api::job_of(frame);
   job.map = result->map;
   job.network_map = result->network_map;
-  const adfast_rectangle& roi = frame->roi;
-  job.roi = {roi.y, roi.x, int64_t{roi.y} + roi.height, int64_t{roi.x} + roi.width};
-  if (frame->ignore != nullptr) {
-    job.ignore = {frame->ignore, frame->ignore_stride == 0 ? frame->width : frame->ignore_stride};
-    if (std::abs(job.ignore.row_stride) < frame->width) {
-      throw Error(ErrorKind::frame,
-                  "[predict] ignore_stride is " + std::to_string(frame->ignore_stride) +
-                      " bytes, a row of the mask has " + std::to_string(frame->width));
-    }
-  }
   return job;
-}
-
-adfast_rectangle rectangle_of(const Rectangle& r) {
-  return {static_cast<int32_t>(r.left), static_cast<int32_t>(r.top),
-          static_cast<int32_t>(r.right - r.left), static_cast<int32_t>(r.bottom - r.top)};
 }
 
 void fill(const Engine& engine, const Job& job, adfast_result* result) {
   result->score = job.score;
   result->threshold = engine.threshold();
-  result->is_anomalous = std::isnan(engine.threshold()) ? -1 : job.score > engine.threshold();
+  result->is_anomalous = verdict(engine, job.score);
   result->frame_ms = job.timings.frame;
   result->network_ms = job.timings.network;
   result->map_ms = job.timings.map;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "python/module.h"
 
 namespace py = pybind11;
 
@@ -103,6 +104,9 @@ FrameView view_of(const py::object& image, const std::string& pixel_format) {
                  {array.strides(), array.strides() + array.ndim()}, format);
 }
 
+namespace {
+
+// Rows of bytes of a bool or uint8 array of the frame's size.
 IgnoreMask mask_of(const py::array& array, const FrameView& frame) {
   const char kind = array.dtype().kind();
   if ((kind != 'b' && kind != 'u') || array.itemsize() != 1) {
@@ -118,6 +122,26 @@ IgnoreMask mask_of(const py::array& array, const FrameView& frame) {
                                       ", " + std::to_string(frame.width) + ")");
   }
   return {static_cast<const uint8_t*>(array.data()), array.strides(0)};
+}
+
+}  // namespace
+
+py::object fill_job(const py::object& image, const std::string& pixel_format, const py::object& roi,
+                    const py::object& ignore, Job* job) {
+  job->frame = view_of(image, pixel_format);
+  if (!roi.is_none()) {
+    const auto [x, y, width, height] = py::cast<std::array<int64_t, 4>>(roi);
+    job->roi = {y, x, y + height, x + width};
+    if (job->roi.empty()) job->roi = {0, 0, 0, -1};  // of no pixels, which is refused
+  }
+  if (ignore.is_none()) return py::none();
+  // A copy only where the bytes of a row are no neighbours.
+  py::array array = py::cast<py::array>(ignore);
+  if (array.ndim() == 2 && array.strides(1) != 1) {
+    array = py::array::ensure(array, py::array::c_style);
+  }
+  job->ignore = mask_of(array, job->frame);
+  return array;
 }
 
 }  // namespace adfast::python

@@ -6,16 +6,11 @@
 #include <string>
 
 #include "core/frame.h"
-#include "runtime/score.h"
 
 namespace adfast::python {
 
 // `pixel_format` is a PFNC name, or empty: by the array's shape, Mono8 or RGB8. `image` must
 // outlive the view. Throws ErrorKind::frame for an array that is no such frame.
 FrameView view_of(const pybind11::object& image, const std::string& pixel_format);
-
-// Rows of bytes of a bool or uint8 array of the frame's size; it must outlive the mask, and each
-// row's bytes must be neighbours.
-IgnoreMask mask_of(const pybind11::array& array, const FrameView& frame);
 
 }  // namespace adfast::python

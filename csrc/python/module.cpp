@@ -1,9 +1,10 @@
 // The Python skin: borrows buffers, releases the GIL, turns errors into adfast.errors' classes.
+#include "python/module.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <array>
 #include <cstring>
 #include <new>
 
@@ -19,39 +20,23 @@
 
 namespace py = pybind11;
 using namespace adfast;
-using adfast::python::mask_of;
 using adfast::python::view_of;
 
 namespace {
 
 struct Request {
-  py::object image, ignore;
+  py::object image, mask;
   py::array_t<float> map;
   py::object network_map = py::none();
   Job job;
 };
 
-// `roi`: (x, y, width, height) or None; `ignore`: an array or None.
 Request request_for(const Engine& engine, const py::object& image, const std::string& pixel_format,
                     const py::object& roi, const py::object& ignore) {
   Request request;
   request.image = image;
   Job& job = request.job;
-  job.frame = view_of(image, pixel_format);
-  if (!roi.is_none()) {
-    const auto [x, y, width, height] = py::cast<std::array<int64_t, 4>>(roi);
-    job.roi = {y, x, y + height, x + width};
-    if (job.roi.empty()) job.roi = {0, 0, 0, -1};  // of no pixels, which is refused
-  }
-  if (!ignore.is_none()) {
-    // A copy only where the bytes of a row are no neighbours.
-    py::array array = py::cast<py::array>(ignore);
-    if (array.ndim() == 2 && array.strides(1) != 1) {
-      array = py::array::ensure(array, py::array::c_style);
-    }
-    job.ignore = mask_of(array, job.frame);
-    request.ignore = array;
-  }
+  request.mask = python::fill_job(image, pixel_format, roi, ignore, &job);
   request.map = py::array_t<float>({job.frame.height, job.frame.width});
   job.map = request.map.mutable_data();
   if (!engine.tiled(job)) {
@@ -63,28 +48,22 @@ Request request_for(const Engine& engine, const py::object& image, const std::st
 }
 
 py::dict result_of(const Engine& engine, Request& request) {
-  const Timings& t = request.job.timings;
   const auto& frame = request.job.frame;
   const Rectangle part =
       frame.height > 0 && frame.width > 0 ? engine.inspected(request.job) : Rectangle{};
-  py::dict timings;
-  timings["frame"] = t.frame;
-  timings["network"] = t.network;
-  timings["map"] = t.map;
-  timings["total"] = t.total;
   py::dict result;
   result["score"] = request.job.score;
   result["map"] = request.map;
   result["network_map"] = request.network_map;
-  result["timings"] = timings;
-  result["inspected"] =
-      py::make_tuple(part.left, part.top, part.right - part.left, part.bottom - part.top);
+  result["timings"] = python::timings_of(request.job.timings);
+  result["inspected"] = python::box_of(part);
   return result;
 }
 
 py::dict predict(Engine& engine, const py::object& image, const std::string& pixel_format,
-                 const py::object& roi, const py::object& ignore) {
+                 const py::object& roi, const py::object& ignore, bool counted) {
   Request request = request_for(engine, image, pixel_format, roi, ignore);
+  request.job.counted = counted;
   {
     py::gil_scoped_release release;
     engine.predict(request.job);
@@ -309,6 +288,23 @@ bool native_bf16() {
 
 }  // namespace
 
+namespace adfast::python {
+
+py::dict timings_of(const Timings& t) {
+  py::dict timings;
+  timings["frame"] = t.frame;
+  timings["network"] = t.network;
+  timings["map"] = t.map;
+  timings["total"] = t.total;
+  return timings;
+}
+
+py::tuple box_of(const Rectangle& r) {
+  return py::make_tuple(r.left, r.top, r.right - r.left, r.bottom - r.top);
+}
+
+}  // namespace adfast::python
+
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The compiled engine; use the package adfast, whose public names are documented.";
 
@@ -321,6 +317,8 @@ PYBIND11_MODULE(_core, m) {
       if (error.kind() == ErrorKind::plan) name = "PlanError";
       if (error.kind() == ErrorKind::frame) name = "FrameError";
       if (error.kind() == ErrorKind::argument) name = "ArgumentError";
+      if (error.kind() == ErrorKind::full) name = "StreamFull";
+      if (error.kind() == ErrorKind::closed) name = "StreamClosed";
       const py::object type = py::module_::import("adfast.errors").attr(name);
       PyErr_SetString(type.ptr(), error.what());
     }
@@ -339,19 +337,21 @@ PYBIND11_MODULE(_core, m) {
             return py::bytes(text_of(plan.section(name)));
           },
           py::arg("name"));
-  py::class_<Engine>(m, "Engine")
+  py::class_<Engine, std::shared_ptr<Engine>> engine(m, "Engine");
+  python::define_streams(m, engine);
+  engine
       .def(py::init([](const Plan& plan, int threads, const std::string& precision,
                        const std::string& isa, const std::string& tactics,
                        const std::string& device, const std::vector<std::string>& folders) {
              py::gil_scoped_release release;
-             return std::make_unique<Engine>(
+             return std::make_shared<Engine>(
                  plan, EngineOptions{threads, precision, isa, tactics, device, folders});
            }),
            py::arg("plan"), py::arg("threads") = 0, py::arg("precision") = "", py::arg("isa") = "",
            py::arg("tactics") = "", py::arg("device") = "cpu",
            py::arg("folders") = std::vector<std::string>())
       .def("predict", &predict, py::arg("image"), py::arg("pixel_format") = "",
-           py::arg("roi") = py::none(), py::arg("ignore") = py::none())
+           py::arg("roi") = py::none(), py::arg("ignore") = py::none(), py::arg("counted") = true)
       .def("warmup", &Engine::warmup, py::arg("n"), py::call_guard<py::gil_scoped_release>())
       .def("predict_batch", &predict_batch, py::arg("images"), py::arg("pixel_format") = "",
            py::arg("roi") = py::none(), py::arg("ignore") = py::none())

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "runtime/device.h"
 #include "runtime/host_session.h"
 #include "runtime/program.h"
@@ -73,7 +74,8 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
     : geometry_(frame_geometry(plan.graph)),
       tiles_(tile_rule(plan.fields)),
       score_rule_(score_rule_of(plan.fields)),
-      model_(plan.fields.has("model") ? plan.fields.text("model") : "") {
+      model_(plan.fields.has("model") ? plan.fields.text("model") : ""),
+      name_(plan.fields.has("name") ? plan.fields.text("name") : "") {
   if (plan.calibration.has("threshold")) {
     threshold_ = static_cast<float>(plan.calibration.real("threshold"));
   }
@@ -102,6 +104,15 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
                                              options.threads);
   }
   info_ = session_->info();
+  std::vector<double> quantiles;
+  if (plan.calibration.has("score.quantiles"))
+    quantiles = plan.calibration.reals("score.quantiles");
+  const bool counted = plan.calibration.has("images");
+  monitor_ = std::make_unique<Monitor>(
+      std::move(quantiles), counted ? plan.calibration.integer("images") : 0, threshold_);
+  if (!note_.empty()) log(Severity::warning, "[load] runs on the CPU: " + note_);
+  log(Severity::info, "[load] " + model_ + " on " + info_.device + ", " + info_.precision + ", " +
+                          std::to_string(info_.threads) + " threads");
 }
 
 Rectangle Engine::inspected(const Job& job) const {
@@ -277,7 +288,20 @@ void Engine::predict(Job& job) { predict_batch({&job, 1}); }
 
 void Engine::predict_batch(std::span<Job> jobs) {
   for (const Job& job : jobs) check_job(job);
-  const std::lock_guard lock(mutex_);
+  try {
+    const std::lock_guard lock(mutex_);
+    run_batch(jobs);
+  } catch (const std::exception& error) {
+    monitor_->failure();
+    log(Severity::error, error.what());
+    throw;
+  }
+  for (const Job& job : jobs) {
+    if (job.counted) monitor_->frame(job.score, job.timings.total);
+  }
+}
+
+void Engine::run_batch(std::span<Job> jobs) {
   while (!jobs.empty()) {
     // Plain ones go to the session together.
     size_t count = 0;

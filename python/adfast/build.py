@@ -43,6 +43,8 @@ PARITY_IMAGES = 16
 DRIFT_IMAGES = 32
 GOLDEN_FRAMES = 3
 GOLDEN_SIDE = 512
+# Of the good scores, which drift on the line is told from.
+QUANTILES = 101
 MAX_SIDE = 32768  # of a frame, as the engine takes it
 # |map - reference| over the reference's maximum, engine in f32.
 WARN_ABOVE = 1e-4
@@ -500,6 +502,7 @@ def _calibrate(made: _Source, engine: Any, say: Log, track: Track) -> dict[str, 
         "score.mean": float(values.mean()),
         "score.std": float(values.std()),
         "score.max": float(values.max()),
+        "score.quantiles": np.quantile(values, np.linspace(0, 1, QUANTILES)).tolist(),
         "map.mean": maps.mean(),
         "map.max": maps.quantile(0.999),
     }

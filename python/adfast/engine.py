@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from adfast._version import __version__
 from adfast.devices import library_folders
 from adfast.errors import FrameError, PlanError
 from adfast.result import Box, Result
+from adfast.stream import Stream, StreamResult, open_stream
 
 #: The names of GenICam's PFNC that frames can have.
 PIXEL_FORMATS: tuple[str, ...] = _core.pixel_formats
@@ -85,6 +87,53 @@ class Engine:
         raw = self._core.predict_batch(arrays, pixel_format, roi, _as_mask(ignore))
         return [self._result(each) for each in raw]
 
+    def stream(
+        self,
+        *,
+        capacity: int = 4,
+        policy: str = "block",
+        deadline_ms: float | None = None,
+        with_map: bool = True,
+        callback: Callable[[StreamResult], None] | None = None,
+    ) -> Stream:
+        """Open a stream: frames are queued as they come, results follow in order.
+
+        Args:
+            capacity: frames that wait at most, and results that wait to be polled; 1 to 4096.
+            policy: what becomes of a frame that comes when the queue is full: "block", `submit`
+                waits; "drop_oldest", the frame that waited longest makes room; "drop_newest", the
+                new one is dropped; "error", `submit` raises StreamFull.
+            deadline_ms: a frame that waited longer is dropped; None: none is.
+            with_map: results have maps.
+            callback: called with every `StreamResult`, one after the other, from a thread of the
+                stream; without it results wait for `Stream.poll`.
+
+        Raises:
+            ArgumentError: one of them is out of range.
+        """
+        return open_stream(self, self._core, capacity, policy, deadline_ms, with_map, callback)
+
+    @property
+    def threshold(self) -> float | None:
+        """The plan's threshold on the score; None for a plan that was not calibrated."""
+        return self._threshold
+
+    @property
+    def counters(self) -> dict[str, Any]:
+        """What the engine has done since it was loaded; warm-up and self-test do not count.
+
+        "frames", "anomalous", "failures"; "latency_ms" with "mean", "p50", "p90", "p99", "p99.9"
+        and "max" (quantiles within a tenth); "drift": "distance", that of Kolmogorov and Smirnov
+        between the last 256 scores that are not above the threshold and those of calibration,
+        "limit", what of it raises the "alarm" (an unchanged line does so at one look of a
+        thousand). They are NaN where the plan has no such scores, or before the 32nd frame.
+        """
+        return self._core.counters()
+
+    def metrics_text(self, stream: Stream | None = None) -> str:
+        """Return all counters, and a stream's, as a page in Prometheus' text format."""
+        return self._core.metrics_text(None if stream is None else stream._core)
+
     def warmup(self, n: int = 3) -> None:
         """Run `n` grey frames of the network's own size, so that the first real one is not slow."""
         self._core.warmup(n)
@@ -104,7 +153,7 @@ class Engine:
         tolerance = self._plan["golden_info"].get(f"tolerance.{known}")
         frames = []
         for golden in self._plan["golden"]:
-            result = self.predict(golden["frame"])
+            result = self._result(self._core.predict(golden["frame"], counted=False))
             peak = float(max(golden["map"].max(), 1e-30))
             error = float(np.abs(result.network_map - golden["map"]).max()) / peak
             frames.append(
@@ -223,6 +272,24 @@ def load(
         folders=[] if device == "cpu" else library_folders(),
     )
     return Engine(text, core, plan.contents())
+
+
+def set_log(
+    log: logging.Logger | Callable[[int, str], None] | None, level: int = logging.INFO
+) -> None:
+    """Say who hears of what happens in the engine, in the whole process; the default is no one.
+
+    Args:
+        log: a logger; or a function of a level of `logging` and a line, called from any thread;
+            or None.
+        level: what is below is not said: DEBUG; INFO: loaded, opened, closed; WARNING: runs on the
+            CPU, frames dropped (one line a second), scores drift; ERROR: a frame failed.
+    """
+    say = log.log if isinstance(log, logging.Logger) else log
+    levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+    least = sum(level > each for each in levels[:-1])
+    forward = None if say is None else (lambda severity, line: say(levels[severity], line))
+    _core.set_log(forward, least)
 
 
 def _as_mask(ignore: Any) -> np.ndarray | None:

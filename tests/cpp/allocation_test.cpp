@@ -9,8 +9,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-#include <string>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "check.h"

@@ -32,7 +32,10 @@ typedef enum adfast_status {
   ADFAST_ERROR_FRAME = 2,    /* the image has an unusable size or layout */
   ADFAST_ERROR_ARGUMENT = 3, /* an argument is out of range */
   ADFAST_ERROR_IO = 4,       /* the operating system refused */
-  ADFAST_ERROR_RUN = 5       /* the computation failed, or its result is not finite */
+  ADFAST_ERROR_RUN = 5,      /* the computation failed, or its result is not finite */
+  ADFAST_ERROR_FULL = 6,     /* a stream's queue has no room */
+  ADFAST_ERROR_CLOSED = 7,   /* a stream takes no more, or gives no more */
+  ADFAST_TIMEOUT = 8         /* nothing happened in the time given; not an error */
 } adfast_status;
 
 /* GenICam PFNC codes. The values of a format span all its bits, whatever an image holds; those of
@@ -159,6 +162,133 @@ ADFAST_API const char* adfast_last_error(void);
 
 /* "major.minor.patch" */
 ADFAST_API const char* adfast_version(void);
+
+/* ---- Counters ---- */
+
+/* Of one engine since it was loaded. Frames of adfast_warmup do not count. */
+typedef struct adfast_counters {
+  size_t struct_size;
+  uint64_t frames, anomalous, failures;
+  /* Milliseconds of a frame in the engine; quantiles are within a tenth. */
+  double mean_ms, p50_ms, p90_ms, p99_ms, p999_ms, max_ms;
+  /* The last 256 scores not above the threshold against those of calibration: the distance of
+   * Kolmogorov and Smirnov, and what of it raises the alarm (an unchanged line does at one look of
+   * a thousand). NaN: the plan has no scores to compare with, or there are fewer than 32 yet. */
+  double drift_distance, drift_limit;
+  int32_t drift_alarm; /* 1 or 0 */
+} adfast_counters;
+
+ADFAST_API adfast_status adfast_get_counters(const adfast_engine* engine,
+                                             adfast_counters* counters);
+
+/* ---- Streams ---- */
+
+/* Frames that come at their own pace: a bounded queue, a thread that works, results in order. All
+ * functions may be called from any thread; several may submit, several may poll. A stream keeps its
+ * engine alive. */
+typedef struct adfast_stream adfast_stream;
+
+/* What becomes of a frame that comes when the queue is full. */
+typedef enum adfast_policy {
+  ADFAST_BLOCK = 0,       /* adfast_stream_submit waits for room */
+  ADFAST_DROP_OLDEST = 1, /* the frame that waited longest makes room */
+  ADFAST_DROP_NEWEST = 2, /* it is dropped itself */
+  ADFAST_REJECT = 3       /* adfast_stream_submit fails with ADFAST_ERROR_FULL */
+} adfast_policy;
+
+typedef struct adfast_stream_result {
+  size_t struct_size; /* of the library's version */
+  uint64_t ticket;    /* of adfast_stream_submit; results come in this order */
+  uint64_t id;        /* given to adfast_stream_submit, as is timestamp */
+  int64_t timestamp;
+  uint64_t dropped_before; /* frames between the last result and this one that gave none */
+  adfast_status status;    /* what adfast_predict would have returned; else only `error` is valid */
+  const char* error;       /* "" where there is none */
+  float score, threshold;
+  int32_t is_anomalous;  /* as in adfast_result */
+  int32_t width, height; /* of the frame */
+  const float* map;      /* height x width, or NULL if not asked for */
+  adfast_rectangle inspected;
+  double queue_ms, total_ms; /* from submitting to the beginning of work, and to its end */
+  double frame_ms, network_ms, map_ms;
+} adfast_stream_result;
+
+/* Called by the stream's thread, one result after the other; the result is valid until it returns.
+ * May submit; must not close the stream, nor throw. */
+typedef void (*adfast_result_callback)(const adfast_stream_result* result, void* user);
+
+typedef struct adfast_stream_options {
+  size_t struct_size;
+  int32_t capacity;   /* frames that wait at most, and results that wait to be polled: 1 to 4096 */
+  int32_t policy;     /* of adfast_policy */
+  double deadline_ms; /* frames that waited longer are dropped; 0: none are */
+  int32_t with_map;   /* 1: results have maps */
+  adfast_result_callback callback; /* NULL: results wait for adfast_stream_poll */
+  void* user;                      /* for the callback */
+} adfast_stream_options;
+
+/* Every frame that was submitted is in exactly one of the counters up to `working`. */
+typedef struct adfast_stream_counters {
+  size_t struct_size;
+  uint64_t submitted;
+  uint64_t completed, failed; /* with a result */
+  uint64_t dropped_oldest, dropped_newest, rejected;
+  uint64_t expired;   /* the deadline passed */
+  uint64_t discarded; /* by closing without draining */
+  uint64_t queued, working;
+  uint64_t waiting; /* results to be polled */
+  uint64_t callback_errors;
+  double p50_ms, p90_ms, p99_ms, max_ms; /* from submitting to the result */
+} adfast_stream_counters;
+
+/* Opens a stream. On success `*stream` is owned by the caller. */
+ADFAST_API adfast_status adfast_stream_open(adfast_engine* engine,
+                                            const adfast_stream_options* options,
+                                            adfast_stream** stream);
+
+/* Copies the frame, its mask included, and queues it: a camera's buffer may be given back at once.
+ * `id` and `timestamp` come back with the result; `ticket`, which may be NULL, receives the frame's
+ * number. A frame that adfast_predict would refuse is refused here. */
+ADFAST_API adfast_status adfast_stream_submit(adfast_stream* stream, const adfast_frame* frame,
+                                              uint64_t id, int64_t timestamp, uint64_t* ticket);
+
+/* Waits up to `timeout_ms` (negative: as long as it takes) for the next result. On ADFAST_OK
+ * `*result` is owned by the caller, who gives it to adfast_stream_release; ADFAST_TIMEOUT where
+ * there is none yet, ADFAST_ERROR_CLOSED where there will be none any more. */
+ADFAST_API adfast_status adfast_stream_poll(adfast_stream* stream, double timeout_ms,
+                                            adfast_stream_result** result);
+ADFAST_API void adfast_stream_release(adfast_stream_result* result); /* NULL is allowed */
+
+/* Takes no more frames; works off those that wait (drain 1) or discards them (0), and returns when
+ * that is done. Whoever waits in submit gets ADFAST_ERROR_CLOSED; results can still be polled. */
+ADFAST_API adfast_status adfast_stream_close(adfast_stream* stream, int32_t drain);
+
+/* Closes without draining, and frees. No other call on the stream may be under way. */
+ADFAST_API void adfast_stream_destroy(adfast_stream* stream); /* NULL is allowed */
+
+ADFAST_API adfast_status adfast_stream_get_counters(const adfast_stream* stream,
+                                                    adfast_stream_counters* counters);
+
+/* ---- Observing ---- */
+
+/* All counters as a page in Prometheus' text format. `stream` may be NULL. Writes at most
+ * `capacity` bytes with the 0 at the end; `*needed`, which may be NULL, is how many it takes. */
+ADFAST_API adfast_status adfast_metrics_text(const adfast_engine* engine,
+                                             const adfast_stream* stream, char* text,
+                                             size_t capacity, size_t* needed);
+
+typedef enum adfast_severity {
+  ADFAST_DEBUG = 0,
+  ADFAST_INFO = 1,    /* loaded, opened, closed */
+  ADFAST_WARNING = 2, /* runs on the CPU, frames dropped (a line a second), scores drift */
+  ADFAST_ERROR = 3    /* a frame failed */
+} adfast_severity;
+
+typedef void (*adfast_log_callback)(adfast_severity severity, const char* line, void* user);
+
+/* Who hears of what happens, in the whole process; NULL: no one. Called by any thread, one line at
+ * a time. The library prints nothing itself. */
+ADFAST_API void adfast_set_log(adfast_log_callback callback, void* user, adfast_severity least);
 
 #ifdef __cplusplus
 }
