@@ -6,11 +6,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.adfast-installed
 SOURCES := $(shell find csrc kernels cmake CMakeLists.txt pyproject.toml constraints.txt -type f 2>/dev/null)
 
-.PHONY: demo test test-cpp sanitize bench gpu-check lint format clean help
+.PHONY: demo test test-cpp sanitize soak bench gpu-check lint format clean help
 help:
 	@echo "make demo      train a small GTrans on generated images, build a plan, look at its maps"
 	@echo "make test      all tests"
 	@echo "make sanitize  the engine's threads under ThreadSanitizer"
+	@echo "make soak      threads, cameras and faults for SOAK_MINUTES (30): nothing lost, no leak"
 	@echo "make bench     the engine against its peers, answers checked first; takes long"
 	@echo "make gpu-check on a machine with an NVIDIA card: build, test and time the CUDA backend"
 	@echo "make lint      ruff and clang-format; make format applies them"
@@ -66,6 +67,11 @@ gpu-check:
 	ADFAST_GPU_CHECK=1 PYTHONPATH=$(GPU_BUILD)/site $(GPU_PYTHON) -m pytest -q tests/cuda tests/gpu
 	$(GPU_BUILD)/cmake/tests/gpu/gpu_kernels
 	PYTHONPATH=$(GPU_BUILD)/site $(GPU_PYTHON) bench/gpu.py $(GPU_BENCH)
+
+# Threads, cameras, faults: half an hour, or SOAK_MINUTES.
+SOAK_MINUTES ?= 30
+soak: $(STAMP)
+	$(BIN)/python bench/soak.py --minutes $(SOAK_MINUTES)
 
 bench: $(STAMP)
 	$(BIN)/python bench/end_to_end.py

@@ -4,7 +4,9 @@
 //   adfast::Result result = engine.predict(adfast::Frame(pixels, width, height, ADFAST_BGR8));
 //   if (result.is_anomalous()) reject(result.regions());
 #pragma once
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -158,5 +160,98 @@ class Engine {
 
   std::unique_ptr<adfast_engine, Destroy> engine_;
 };
+
+// What became of a frame of a stream; its members are those of adfast_stream_result.
+class StreamResult {
+ public:
+  explicit StreamResult(adfast_stream_result* result) : result_(result) {}
+  const adfast_stream_result& operator*() const { return *result_; }
+  const adfast_stream_result* operator->() const { return result_.get(); }
+  explicit operator bool() const { return result_ != nullptr; }
+
+ private:
+  struct Release {
+    void operator()(adfast_stream_result* result) const { adfast_stream_release(result); }
+  };
+  std::unique_ptr<adfast_stream_result, Release> result_;
+};
+
+struct StreamOptions {
+  int capacity = 4;
+  adfast_policy policy = ADFAST_BLOCK;
+  double deadline_ms = 0;
+  bool with_map = true;
+};
+
+// Moves, does not copy. Every member may be called from any thread.
+class Stream {
+ public:
+  // Called by the stream's thread; must not throw.
+  using Callback = std::function<void(const adfast_stream_result&)>;
+
+  // Without a callback results wait to be polled.
+  explicit Stream(const Engine& engine, const StreamOptions& options = {}, Callback callback = {})
+      : callback_(callback ? std::make_unique<Callback>(std::move(callback)) : nullptr) {
+    adfast_stream_options raw{};
+    raw.struct_size = sizeof(raw);
+    raw.capacity = options.capacity;
+    raw.policy = options.policy;
+    raw.deadline_ms = options.deadline_ms;
+    raw.with_map = options.with_map ? 1 : 0;
+    if (callback_) {
+      raw.callback = [](const adfast_stream_result* result, void* user) {
+        (*static_cast<Callback*>(user))(*result);
+      };
+      raw.user = callback_.get();
+    }
+    adfast_stream* stream = nullptr;
+    check(adfast_stream_open(engine.handle(), &raw, &stream));
+    stream_.reset(stream);
+  }
+
+  // Returns the ticket; the pixels are copied.
+  uint64_t submit(const Frame& frame, uint64_t id = 0, int64_t timestamp = 0) {
+    uint64_t ticket = 0;
+    check(adfast_stream_submit(stream_.get(), &frame, id, timestamp, &ticket));
+    return ticket;
+  }
+
+  // False when there is none within `timeout_ms` (negative: it waits), or none any more.
+  StreamResult poll(double timeout_ms = -1) {
+    adfast_stream_result* result = nullptr;
+    const adfast_status status = adfast_stream_poll(stream_.get(), timeout_ms, &result);
+    if (status != ADFAST_TIMEOUT && status != ADFAST_ERROR_CLOSED) check(status);
+    return StreamResult(result);
+  }
+
+  void close(bool drain = true) { check(adfast_stream_close(stream_.get(), drain ? 1 : 0)); }
+
+  adfast_stream_counters counters() const {
+    adfast_stream_counters counters{};
+    counters.struct_size = sizeof(counters);
+    check(adfast_stream_get_counters(stream_.get(), &counters));
+    return counters;
+  }
+
+  adfast_stream* handle() const { return stream_.get(); }
+
+ private:
+  struct Destroy {
+    void operator()(adfast_stream* stream) const { adfast_stream_destroy(stream); }
+  };
+  std::unique_ptr<Callback> callback_;  // outlives the stream, which calls it
+  std::unique_ptr<adfast_stream, Destroy> stream_;
+};
+
+// All counters in Prometheus' text format; `stream` may be null.
+inline std::string metrics_text(const Engine& engine, const Stream* stream = nullptr) {
+  const adfast_stream* raw = stream == nullptr ? nullptr : stream->handle();
+  size_t needed = 0;
+  check(adfast_metrics_text(engine.handle(), raw, nullptr, 0, &needed));
+  std::string text(needed + 256, '\0');  // counters may have grown a digit meanwhile
+  check(adfast_metrics_text(engine.handle(), raw, text.data(), text.size(), &needed));
+  text.resize(std::min(needed, text.size()) - 1);
+  return text;
+}
 
 }  // namespace adfast
