@@ -162,6 +162,34 @@ def test_streams_in_cpp_give_pythons_bits(programs, tiny_plan, frame, tmp_path):
     assert sorted(printed.splitlines()) == expected
 
 
+def test_all_of_the_c_interface(bare, tiny_plan, tmp_path):
+    """tests/install/c_api.c checks what it can by itself; figures are compared with Python's."""
+    package = next(bare.rglob("libadfast.so")).parent.parent
+    program = tmp_path / "c_api"
+    include, library = f"-I{package}/include", f"-L{package}/lib"
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
+    source = ROOT / "tests/install/c_api.c"
+    run("cc", *flags, include, source, "-o", program, library, "-ladfast", "-lm",
+        f"-Wl,-rpath,{package}/lib")  # fmt: skip
+    lines = run(program, tiny_plan, 52, 40).splitlines()
+    engine = adfast.load(tiny_plan)
+    frame = (np.arange(40 * 52) * 7 % 251).astype(np.uint8).reshape(40, 52)
+    result = engine.predict(frame)
+    expected = [
+        f"score {result.score:.9g} {int(result.is_anomalous)}",
+        "inspected " + " ".join(str(side) for side in result.inspected),
+    ]
+    for r in result.regions(np.float32(result.score) * np.float32(0.5), min_area=2)[:4]:
+        places = (*r.box, r.area, f"{r.peak:.9g}", f"{r.mean:.6g}", *r.peak_at)
+        expected.append("region " + " ".join(str(place) for place in places))
+    ignore = np.zeros(frame.size, bool)
+    ignore[: frame.size // 2] = True
+    part = engine.predict(frame, roi=(3, 2, 47, 36))
+    mosaic = engine.predict(frame, pixel_format="BayerRG8", ignore=ignore.reshape(frame.shape))
+    expected.append(f"batch {part.score:.9g} {mosaic.score:.9g}")
+    assert lines == expected
+
+
 def test_the_library_exports_what_is_promised_and_nothing_else(bare):
     library = next(bare.rglob("libadfast.so"))
     table = run("nm", "-D", "--defined-only", library)
