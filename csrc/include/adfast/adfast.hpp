@@ -95,6 +95,7 @@ struct Options {
   const char* tactics = nullptr;
   const char* device = nullptr;
   const char* folders = nullptr;
+  const uint8_t* public_key = nullptr;
 };
 
 // Moves, does not copy. May be used from many threads, which take turns.
@@ -108,6 +109,7 @@ class Engine {
     raw.tactics = options.tactics;
     raw.device = options.device;
     raw.folders = options.folders;
+    raw.public_key = options.public_key;
     adfast_engine* engine = nullptr;
     check(adfast_load(path.c_str(), &raw, &engine));
     engine_.reset(engine);
