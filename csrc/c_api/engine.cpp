@@ -1,10 +1,12 @@
 // Plans and frames.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "c_api/common.h"
 #include "core/text.h"
 #include "plan/plan.h"
+#include "plan/verify.h"
 
 using adfast::Engine;
 using adfast::Error;
@@ -51,7 +53,13 @@ adfast_status adfast_load(const char* path, const adfast_options* options, adfas
       if (options->device != nullptr) chosen.device = options->device;
       if (options->folders != nullptr) chosen.folders = adfast::split(options->folders, ':');
     }
-    auto loaded = std::make_shared<Engine>(adfast::Plan::open(path), chosen);
+    adfast::SealCheck check;
+    if (options != nullptr && options->public_key != nullptr) {
+      adfast::PublicKey key;
+      std::copy_n(options->public_key, key.size(), key.begin());
+      check = adfast::signed_by(key, path);
+    }
+    auto loaded = std::make_shared<Engine>(adfast::Plan::open(path, check), chosen);
     *engine = new adfast_engine{std::move(loaded)};
   });
 }

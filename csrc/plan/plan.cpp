@@ -9,7 +9,10 @@
 #include <array>
 #include <cerrno>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <limits>
+#include <new>
 
 #include "core/error.h"
 #include "plan/byte_reader.h"
@@ -24,39 +27,109 @@ constexpr size_t section_entry_size = 64;
 constexpr std::array<std::string_view, 7> section_names = {
     "fields", "graph", "calibration", "golden", "parity", "provenance", "weights"};
 constexpr uint32_t max_rank = 8;
-constexpr int64_t max_dim = int64_t{1} << 31;
-constexpr int64_t max_elements = int64_t{1} << 40;
+// What kernels index with 32 bits stays within them.
+constexpr int64_t max_elements = (int64_t{1} << 31) - 1;
+// Far beyond any plan; what is larger is refused before memory is taken for it.
+constexpr uint64_t max_file_size = uint64_t{1} << 34;
+constexpr uint32_t max_records = 1 << 20;  // values, nodes, outputs
+constexpr int64_t max_golden_side = 65535;
+
+constexpr uint32_t flag_signed = 1;
+constexpr char signature_magic[8] = {'A', 'D', 'F', 'S', 'I', 'G', 'N', '\x1a'};
+constexpr uint32_t signature_ed25519 = 1;
+constexpr size_t signature_size = 128;
+// So that a signature of a plan is none of anything else.
+constexpr std::string_view signature_domain = "adfast plan signature 1\n";
 
 [[noreturn]] void damaged(const std::string& path, const std::string& what) {
   throw Error(ErrorKind::plan, path + ": " + what + "; the file is damaged, build the plan again");
 }
 
-std::shared_ptr<const void> map_file(const std::string& path, uint64_t* size) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) {
-    throw Error(ErrorKind::io, "cannot open plan " + path + ": " + std::strerror(errno));
+struct Memory {
+  std::shared_ptr<std::byte> owner;
+  std::span<std::byte> bytes;
+};
+
+// Throws std::bad_alloc where there is none.
+Memory allocate(uint64_t size) {
+  constexpr size_t huge_page = size_t{1} << 21;
+  const bool large = size >= 4 * huge_page;
+  void* address = nullptr;
+  if (::posix_memalign(&address, large ? huge_page : 64, size) != 0) throw std::bad_alloc();
+  // One fault for two megabytes instead of five hundred; where it is refused nothing is lost.
+  if (large) ::madvise(address, size, MADV_HUGEPAGE);
+  auto* bytes = static_cast<std::byte*>(address);
+  return {{bytes, [](std::byte* p) { std::free(p); }}, {bytes, size}};
+}
+
+void check_magic(const std::string& path, std::span<const std::byte> header) {
+  if (std::memcmp(header.data(), magic, sizeof(magic)) != 0) {
+    throw Error(ErrorKind::plan, path + ": not a plan (it does not begin with ADFPLAN)");
   }
-  struct stat status{};
-  const bool known = ::fstat(file, &status) == 0;
-  if (!known || !S_ISREG(status.st_mode)) {
-    ::close(file);
-    throw Error(ErrorKind::io, "cannot open plan " + path + ": not a regular file");
-  }
-  *size = static_cast<uint64_t>(status.st_size);
-  if (*size < header_size) {
-    ::close(file);
-    throw Error(ErrorKind::plan, path + ": " + std::to_string(*size) +
+}
+
+void check_size(const std::string& path, uint64_t size) {
+  if (size < header_size) {
+    throw Error(ErrorKind::plan, path + ": " + std::to_string(size) +
                                      " bytes; a plan has at least " + std::to_string(header_size) +
                                      ": not a plan, or cut short");
   }
-  void* address = ::mmap(nullptr, *size, PROT_READ, MAP_PRIVATE, file, 0);
-  const int reason = errno;
-  ::close(file);
-  if (address == MAP_FAILED) {
-    throw Error(ErrorKind::io, "cannot map plan " + path + ": " + std::strerror(reason));
+  if (size > max_file_size) {
+    throw Error(ErrorKind::plan, path + ": " + std::to_string(size) + " bytes, expected at most " +
+                                     std::to_string(max_file_size) + ": not a plan");
   }
-  const uint64_t length = *size;
-  return {address, [length](const void* p) { ::munmap(const_cast<void*>(p), length); }};
+}
+
+class File {
+ public:
+  explicit File(const std::string& path)
+      : path_(path), number_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+    if (number_ < 0) fail(std::strerror(errno));
+  }
+  ~File() {
+    if (number_ >= 0) ::close(number_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  uint64_t size() const {
+    struct stat status{};
+    if (::fstat(number_, &status) != 0 || !S_ISREG(status.st_mode)) fail("not a regular file");
+    return static_cast<uint64_t>(status.st_size);
+  }
+
+  void read(std::span<std::byte> into) {
+    while (!into.empty()) {
+      const ssize_t got = ::read(number_, into.data(), into.size());
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) fail(std::strerror(errno));
+      if (got == 0) fail("it became shorter while it was read");
+      into = into.subspan(static_cast<size_t>(got));
+    }
+  }
+
+ private:
+  [[noreturn]] void fail(const std::string& why) const {
+    throw Error(ErrorKind::io, "cannot open plan " + path_ + ": " + why);
+  }
+
+  const std::string& path_;
+  int number_;
+};
+
+// Read, not mapped: a mapped file that someone cuts short ends the process, and one that someone
+// writes to changes after it was checked.
+Memory read_file(const std::string& path) {
+  File file(path);
+  const uint64_t size = file.size();
+  check_size(path, size);
+  std::byte header[header_size];
+  file.read(header);
+  check_magic(path, header);  // before memory is taken for what is none
+  Memory memory = allocate(size);
+  std::memcpy(memory.bytes.data(), header, header_size);
+  file.read(memory.bytes.subspan(header_size));
+  return memory;
 }
 
 Table read_table(ByteReader& in, std::string owner) {
@@ -95,13 +168,40 @@ Shape read_shape(ByteReader& in, uint32_t rank, const std::string& name) {
   int64_t count = 1;
   for (int64_t& dim : shape) {
     dim = in.number<int64_t>();
-    if (dim < 1 || dim > max_dim) {
-      in.fail("value '" + name + "' has a dimension of " + std::to_string(dim));
+    if (dim < 1 || dim > max_elements) {
+      in.fail("value '" + name + "' has a dimension of " + std::to_string(dim) +
+              ", expected 1 to " + std::to_string(max_elements));
     }
-    if (count > max_elements / dim) in.fail("value '" + name + "' has too many elements");
+    if (count > max_elements / dim) {
+      in.fail("value '" + name + "' has too many elements, expected at most " +
+              std::to_string(max_elements));
+    }
     count *= dim;
   }
   return shape;
+}
+
+// A count of records that stand for larger things in memory than in the file.
+uint32_t read_count(ByteReader& in, size_t least, const char* what) {
+  const uint32_t count = in.count(least);
+  if (count > max_records) {
+    in.fail(std::to_string(count) + ' ' + what + ", expected at most " +
+            std::to_string(max_records));
+  }
+  return count;
+}
+
+// A NaN passes every comparison that is written the other way round: none comes in.
+void require_finite(const Table& table, const ByteReader& in) {
+  const auto finite = [](double value) { return std::isfinite(value); };
+  for (const auto& [key, field] : table.entries) {
+    const auto* one = std::get_if<double>(&field);
+    const auto* many = std::get_if<std::vector<double>>(&field);
+    if ((one != nullptr && !finite(*one)) ||
+        (many != nullptr && !std::all_of(many->begin(), many->end(), finite))) {
+      in.fail("'" + key + "' of " + table.owner + " is not a finite number");
+    }
+  }
 }
 
 std::vector<int32_t> read_ids(ByteReader& in, size_t values, bool may_be_absent) {
@@ -132,32 +232,53 @@ void check_order(const Graph& graph, const ByteReader& in) {
     }
     for (int32_t id : node.outputs) define(id);
   }
-  for (const auto& [role, id] : graph.outputs) use(id);
+  for (size_t i = 0; i < graph.outputs.size(); ++i) {
+    use(graph.outputs[i].second);
+    if (graph.output(graph.outputs[i].first) != graph.outputs[i].second) {
+      in.fail("output '" + graph.outputs[i].first + "' twice");
+    }
+  }
 }
 
 std::vector<GoldenFrame> read_golden(ByteReader in, Table* info) {
   *info = read_table(in, "golden frames");
+  require_finite(*info, in);
   std::vector<GoldenFrame> frames(in.count(24));
+  const auto is_side = [](int64_t side) { return side >= 1 && side <= max_golden_side; };
   for (GoldenFrame& frame : frames) {
     frame.height = in.number<uint32_t>();
     frame.width = in.number<uint32_t>();
     frame.channels = in.number<uint32_t>();
-    if (frame.height < 1 || frame.height > 65535 || frame.width < 1 || frame.width > 65535 ||
+    if (!is_side(frame.height) || !is_side(frame.width) ||
         (frame.channels != 1 && frame.channels != 3)) {
       in.fail("a golden frame of " + std::to_string(frame.height) + "x" +
-              std::to_string(frame.width) + "x" + std::to_string(frame.channels));
+              std::to_string(frame.width) + "x" + std::to_string(frame.channels) +
+              ", expected sides of 1 to " + std::to_string(max_golden_side) +
+              " and 1 or 3 channels");
     }
     frame.pixels = in.take(static_cast<uint64_t>(frame.height * frame.width * frame.channels));
     frame.score = in.number<float>();
     frame.map_height = in.number<uint32_t>();
     frame.map_width = in.number<uint32_t>();
-    if (frame.map_height > 65535 || frame.map_width > 65535) in.fail("a golden map too large");
+    if (!is_side(frame.map_height) || !is_side(frame.map_width)) {
+      in.fail("a golden map of " + std::to_string(frame.map_height) + "x" +
+              std::to_string(frame.map_width) + ", expected sides of 1 to " +
+              std::to_string(max_golden_side));
+    }
     frame.map = in.take(static_cast<uint64_t>(frame.map_height * frame.map_width) * 4);
+    bool finite = std::isfinite(frame.score);
+    for (size_t i = 0; i < frame.map.size(); i += sizeof(float)) {
+      float value;
+      std::memcpy(&value, frame.map.data() + i, sizeof(value));
+      finite = finite && std::isfinite(value);
+    }
+    if (!finite) in.fail("a golden score or map that is not finite");
   }
   in.expect_end();
   return frames;
 }
 
+// `bytes`: the file without its signature.
 std::vector<Section> read_sections(const std::string& path, std::span<const std::byte> bytes,
                                    uint32_t count) {
   if (count != section_names.size()) {
@@ -172,6 +293,11 @@ std::vector<Section> read_sections(const std::string& path, std::span<const std:
     const auto name = in.take(16);
     const auto* chars = reinterpret_cast<const char*>(name.data());
     section.name.assign(chars, ::strnlen(chars, 16));
+    const auto padding = name.subspan(section.name.size());
+    if (std::any_of(padding.begin(), padding.end(),
+                    [](std::byte b) { return b != std::byte{0}; })) {
+      damaged(path, "the name of section " + std::to_string(i) + " is not padded with zeros");
+    }
     section.offset = in.number<uint64_t>();
     section.size = in.number<uint64_t>();
     std::memcpy(section.digest.data(), in.take(32).data(), 32);
@@ -192,6 +318,45 @@ std::vector<Section> read_sections(const std::string& path, std::span<const std:
   }
   if (end != bytes.size()) damaged(path, "bytes after the last section");
   return sections;
+}
+
+// `signed_size`: header and section table.
+void read_seal(const std::string& path, std::span<const std::byte> bytes, uint64_t signed_size,
+               bool has_signature, Seal* seal) {
+  const auto domain = std::as_bytes(std::span(signature_domain));
+  seal->message.assign(domain.begin(), domain.end());
+  const auto head = bytes.first(signed_size);
+  seal->message.insert(seal->message.end(), head.begin(), head.end());
+  if (!has_signature) return;
+  ByteReader in(bytes.last(signature_size), "signature");
+  if (std::memcmp(in.take(sizeof(signature_magic)).data(), signature_magic,
+                  sizeof(signature_magic)) != 0) {
+    damaged(path, "its signature does not begin with ADFSIGN");
+  }
+  const auto algorithm = in.number<uint32_t>();
+  if (algorithm != signature_ed25519) {
+    throw Error(ErrorKind::plan, path + ": signed by algorithm " + std::to_string(algorithm) +
+                                     ", this adfast knows 1, Ed25519; upgrade adfast");
+  }
+  Signature signature;
+  const auto reserved = in.take(20);
+  if (std::any_of(reserved.begin(), reserved.end(),
+                  [](std::byte b) { return b != std::byte{0}; })) {
+    damaged(path, "reserved bytes of its signature are not zero");
+  }
+  std::memcpy(signature.key.data(), in.take(32).data(), 32);
+  std::memcpy(signature.value.data(), in.take(64).data(), 64);
+  seal->signature = signature;
+}
+
+// As the engine compares, in f32.
+void check_threshold(const Table& calibration) {
+  if (!calibration.has("threshold")) return;
+  const double threshold = calibration.real("threshold");
+  if (!(std::fabs(threshold) <= std::numeric_limits<float>::max())) {
+    throw Error(ErrorKind::plan, "[calibration] the threshold is " + std::to_string(threshold) +
+                                     ", expected a number that f32 holds");
+  }
 }
 
 }  // namespace
@@ -271,7 +436,7 @@ std::span<const std::byte> Plan::section(std::string_view name) const {
 Graph read_graph(std::span<const std::byte> bytes, std::span<const std::byte> weights) {
   ByteReader in(bytes, "graph");
   Graph graph;
-  graph.values.resize(in.count(8));
+  graph.values.resize(read_count(in, 8, "values"));
   for (Value& value : graph.values) {
     value.name = in.text();
     const auto dtype = in.number<uint8_t>();
@@ -296,7 +461,7 @@ Graph read_graph(std::span<const std::byte> bytes, std::span<const std::byte> we
     }
     value.data = weights.subspan(offset, size);
   }
-  graph.nodes.resize(in.count(20));
+  graph.nodes.resize(read_count(in, 20, "nodes"));
   for (Node& node : graph.nodes) {
     node.op = in.text();
     node.name = in.text();
@@ -306,9 +471,10 @@ Graph read_graph(std::span<const std::byte> bytes, std::span<const std::byte> we
     if (node.input_levels() && node.op != "conv2d" && node.op != "linear") {
       in.fail(node.attrs.owner + " has a quantised input; only conv2d and linear may");
     }
+    require_finite(node.attrs, in);
   }
   graph.inputs = read_ids(in, graph.values.size(), false);
-  graph.outputs.resize(in.count(8));
+  graph.outputs.resize(read_count(in, 8, "outputs"));
   for (auto& [role, id] : graph.outputs) {
     role = in.text();
     id = in.number<int32_t>();
@@ -321,60 +487,89 @@ Graph read_graph(std::span<const std::byte> bytes, std::span<const std::byte> we
   return graph;
 }
 
-Plan Plan::open(const std::string& path) {
+Plan Plan::open(const std::string& path, const SealCheck& check) {
   Plan plan;
-  plan.mapping_ = map_file(path, &plan.file_size);
-  plan.bytes_ = {static_cast<const std::byte*>(plan.mapping_.get()), plan.file_size};
+  const Memory memory = read_file(path);
+  plan.memory_ = memory.owner;
+  plan.bytes_ = memory.bytes;
+  plan.read(path, check);
+  return plan;
+}
 
-  ByteReader in(plan.bytes_.first(header_size), "header");
-  if (std::memcmp(in.take(sizeof(magic)).data(), magic, sizeof(magic)) != 0) {
-    throw Error(ErrorKind::plan, path + ": not a plan (it does not begin with ADFPLAN)");
+Plan Plan::parse(std::span<const std::byte> bytes, const std::string& name,
+                 const SealCheck& check) {
+  check_size(name, bytes.size());
+  check_magic(name, bytes);
+  Plan plan;
+  const Memory memory = allocate(bytes.size());
+  std::memcpy(memory.bytes.data(), bytes.data(), bytes.size());
+  plan.memory_ = memory.owner;
+  plan.bytes_ = memory.bytes;
+  plan.read(name, check);
+  return plan;
+}
+
+void Plan::read(const std::string& path, const SealCheck& check) {
+  file_size = bytes_.size();
+  ByteReader in(bytes_.first(header_size), "header");
+  in.take(sizeof(magic));
+  version = in.number<uint32_t>();
+  oldest_reader = in.number<uint32_t>();
+  if (version < 1 || oldest_reader < 1 || oldest_reader > version) {
+    damaged(path, "version " + std::to_string(version) + ", oldest reader " +
+                      std::to_string(oldest_reader));
   }
-  plan.version = in.number<uint32_t>();
-  plan.oldest_reader = in.number<uint32_t>();
-  if (plan.version < 1 || plan.oldest_reader < 1 || plan.oldest_reader > plan.version) {
-    damaged(path, "version " + std::to_string(plan.version) + ", oldest reader " +
-                      std::to_string(plan.oldest_reader));
-  }
-  if (plan.oldest_reader > plan_version) {
-    throw Error(ErrorKind::plan, path + ": plan format " + std::to_string(plan.version) +
-                                     " needs a reader of format " +
-                                     std::to_string(plan.oldest_reader) +
+  if (oldest_reader > plan_version) {
+    throw Error(ErrorKind::plan, path + ": plan format " + std::to_string(version) +
+                                     " needs a reader of format " + std::to_string(oldest_reader) +
                                      "; this adfast reads format " + std::to_string(plan_version) +
                                      ": upgrade adfast, or build the plan with this version");
   }
   const auto declared_size = in.number<uint64_t>();
-  if (declared_size != plan.file_size) {
-    damaged(path, "the file has " + std::to_string(plan.file_size) + " bytes, its header says " +
+  if (declared_size != file_size) {
+    damaged(path, "the file has " + std::to_string(file_size) + " bytes, its header says " +
                       std::to_string(declared_size));
   }
   const auto section_count = in.number<uint32_t>();
-  if (in.number<uint32_t>() != 0) damaged(path, "the reserved header field is not zero");
+  const auto flags = in.number<uint32_t>();
+  if ((flags & ~flag_signed) != 0) damaged(path, "unknown flags in the header");
+  const uint64_t behind = flags & flag_signed ? signature_size : 0;
   const auto table_size = static_cast<uint64_t>(section_count) * section_entry_size;
-  if (table_size > plan.file_size - header_size) damaged(path, "the section table is cut short");
-  const Digest digest =
-      sha256(plan.bytes_.first(hashed_header_size), plan.bytes_.subspan(header_size, table_size));
+  if (header_size + table_size + behind > file_size) {
+    damaged(path, "the section table is cut short");
+  }
+  const auto table = bytes_.subspan(header_size, table_size);
+  const Digest digest = sha256(bytes_.first(hashed_header_size), table);
   if (std::memcmp(digest.data(), in.take(digest.size()).data(), digest.size()) != 0) {
     damaged(path, "header or section table do not match their SHA-256");
   }
-  plan.sections = read_sections(path, plan.bytes_, section_count);
-  for (const Section& section : plan.sections) {
-    if (sha256(plan.section(section.name)) != section.digest) {
+  sections = read_sections(path, bytes_.first(file_size - behind), section_count);
+  read_seal(path, bytes_, header_size + table_size, behind != 0, &seal);
+  if (check) check(seal);
+  for (const Section& section : sections) {
+    if (sha256(this->section(section.name)) != section.digest) {
       damaged(path, "section '" + section.name + "' does not match its SHA-256");
     }
   }
 
   const auto table_of = [&](const char* name) {
-    ByteReader reader(plan.section(name), name);
+    ByteReader reader(section(name), name);
     Table table = read_table(reader, name);
     reader.expect_end();
+    require_finite(table, reader);
     return table;
   };
-  plan.fields = table_of("fields");
-  plan.calibration = table_of("calibration");
-  plan.graph = read_graph(plan.section("graph"), plan.section("weights"));
-  plan.golden = read_golden(ByteReader(plan.section("golden"), "golden"), &plan.golden_info);
-  return plan;
+  fields = table_of("fields");
+  calibration = table_of("calibration");
+  check_threshold(calibration);
+  for (const char* name : {"parity", "provenance"}) {
+    const auto raw = section(name);
+    if (!is_utf8({reinterpret_cast<const char*>(raw.data()), raw.size()})) {
+      damaged(path, "section '" + std::string(name) + "' is not UTF-8");
+    }
+  }
+  graph = read_graph(section("graph"), section("weights"));
+  golden = read_golden(ByteReader(section("golden"), "golden"), &golden_info);
 }
 
 }  // namespace adfast

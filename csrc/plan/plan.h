@@ -1,7 +1,9 @@
 // The plan file: sections behind a checked header, parsed into plain structures.
 // The format is described in docs/plan-format.md; python/adfast/compiler/writer.py writes it.
 #pragma once
+#include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -16,7 +18,8 @@
 
 namespace adfast {
 
-inline constexpr uint32_t plan_version = 1;
+// The newest format that is read. Format 2 is format 1 with a signature behind the last section.
+inline constexpr uint32_t plan_version = 2;
 
 using Field = std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>>;
 
@@ -90,10 +93,29 @@ struct Section {
   Digest digest{};
 };
 
-// A verified plan. The file stays mapped, and every span above stays valid, while the object lives.
+// What `adfast sign` put behind the last section: Ed25519 over Seal::message.
+struct Signature {
+  std::array<uint8_t, 32> key;  // whose it claims to be; only a check against a known key counts
+  std::array<uint8_t, 64> value;
+};
+
+// What a signature speaks for. The message holds the digests of all sections, so it stands for
+// every byte of the plan.
+struct Seal {
+  std::vector<std::byte> message;
+  std::optional<Signature> signature;
+};
+// Looks at the seal before any section is parsed, and throws where it is not to be trusted.
+using SealCheck = std::function<void(const Seal&)>;
+
+// A checked plan. Its bytes are read into memory of its own once: what was checked is what is used,
+// whatever happens to the file meanwhile. Every span above stays valid while the object lives.
 class Plan {
  public:
-  static Plan open(const std::string& path);
+  static Plan open(const std::string& path, const SealCheck& check = {});
+  // Of a copy of `bytes`; `name` stands in errors where else the path does.
+  static Plan parse(std::span<const std::byte> bytes, const std::string& name,
+                    const SealCheck& check = {});
 
   uint32_t version = 0, oldest_reader = 0;
   uint64_t file_size = 0;
@@ -101,11 +123,14 @@ class Plan {
   Table fields, calibration, golden_info;
   Graph graph;
   std::vector<GoldenFrame> golden;
+  Seal seal;
 
   std::span<const std::byte> section(std::string_view name) const;
 
  private:
-  std::shared_ptr<const void> mapping_;
+  void read(const std::string& name, const SealCheck& check);
+
+  std::shared_ptr<const void> memory_;
   std::span<const std::byte> bytes_;
 };
 

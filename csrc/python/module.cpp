@@ -188,6 +188,8 @@ py::dict plan_contents(const Plan& plan) {
     sections.append(entry);
   }
   result["sections"] = sections;
+  // Whose it claims to be: nobody checked.
+  result["signed_by"] = plan.seal.signature ? to_hex(plan.seal.signature->key) : "";
   result["fields"] = table_value(plan.fields);
   result["calibration"] = table_value(plan.calibration);
   result["golden_info"] = table_value(plan.golden_info);
@@ -244,6 +246,23 @@ py::dict run_graph(const std::string& path, const std::map<std::string, FloatArr
   return result;
 }
 
+template <size_t size>
+py::bytes bytes_of(const std::array<uint8_t, size>& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), size};
+}
+
+// check(message, key, signature), the last two None for a plan that is not signed. It is called
+// before any section is parsed, and raises where the plan is not to be trusted.
+SealCheck seal_check(const py::object& check) {
+  return [check](const Seal& seal) {
+    const py::gil_scoped_acquire acquire;
+    const auto& signature = seal.signature;
+    check(py::bytes(text_of(seal.message)),
+          signature ? py::object(bytes_of(signature->key)) : py::none(),
+          signature ? py::object(bytes_of(signature->value)) : py::none());
+  };
+}
+
 // Whether this processor computes in bf16, or only stores it.
 bool native_bf16() {
   return static_cast<int>(dnnl::get_effective_cpu_isa()) >=
@@ -270,11 +289,12 @@ PYBIND11_MODULE(_core, m) {
   });
 
   py::class_<Plan>(m, "Plan")
-      .def(py::init([](const std::string& path) {
+      .def(py::init([](const std::string& path, const py::object& check) {
+             const SealCheck asked = check.is_none() ? SealCheck() : seal_check(check);
              py::gil_scoped_release release;
-             return std::make_unique<Plan>(Plan::open(path));
+             return std::make_unique<Plan>(Plan::open(path, asked));
            }),
-           py::arg("path"))
+           py::arg("path"), py::arg("check") = py::none())
       .def("contents", &plan_contents)
       .def(
           "section",

@@ -17,7 +17,7 @@ std::unique_ptr<HostBackend> cpu_backend(const Plan& plan, const EngineOptions& 
   const bool wish = options.precision.empty();
   const Tactics tactics = options.tactics.empty() ? Tactics() : read_tactics(options.tactics);
   for (const auto& [step, word] : tactics) {
-    const auto named = [&](const Node& node) { return node.name == step; };
+    const auto named = [&name = step](const Node& node) { return node.name == name; };
     if (step != "*" && std::none_of(plan.graph.nodes.begin(), plan.graph.nodes.end(), named)) {
       throw Error(ErrorKind::argument, options.tactics + ": the plan has no step '" + step +
                                            "': the file was made for another; run adfast tune");

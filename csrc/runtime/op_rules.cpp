@@ -1,6 +1,8 @@
 #include "runtime/op_rules.h"
 
 #include <algorithm>
+#include <iterator>
+#include <string_view>
 
 #include "runtime/nodes.h"
 
@@ -13,6 +15,20 @@ constexpr int64_t many_rows = 64;
 OperandType type_of(const OpRules& rules, size_t input) {
   if (rules.operands.empty()) return OperandType::any;
   return rules.operands[std::min(input, rules.operands.size() - 1)];
+}
+
+// Where a constant may stand: what an operator packs when it is made. Elsewhere it would read the
+// arena, in which a constant has no place. The flags of python/adfast/compiler/ops.py.
+bool may_be_constant(std::string_view op, size_t input) {
+  if (op == "concat" || op == "attention" || op == "window_gather") return true;
+  if (op == "conv2d" || op == "linear" || op == "token_attention" || op == "layer_norm") {
+    return input == 1 || input == 2;
+  }
+  if (op == "halo_attention") return input == 3 || input == 4;
+  if (op == "fuse_maps") return input == 9;
+  static constexpr std::string_view second[] = {"gaussian_blur", "calibrate_map", "add", "sub",
+                                                "mul",           "div",           "max", "min"};
+  return input == 1 && std::find(std::begin(second), std::end(second), op) != std::end(second);
 }
 
 }  // namespace
@@ -47,6 +63,8 @@ DType result_type(const OpRules& rules, const NarrowTypes& types, const Shape& s
     case ResultType::as_first:
       return inputs.empty() || inputs[0] == nullptr ? DType::f32 : inputs[0]->dtype;
     case ResultType::product:
+      // check_operands, which comes later, refuses what has no two operands.
+      if (inputs.size() < 2 || inputs[0] == nullptr) return DType::f32;
       // A gated feature map is one; a product of two maps is part of a score.
       return inputs[1] != nullptr && !inputs[1]->constant && inputs[1]->shape != shape
                  ? inputs[0]->dtype
@@ -80,6 +98,11 @@ void check_operands(const OpRules& rules, const OperatorRequest& request) {
     require(input == nullptr || (input->dtype == DType::i32) == index, request.node,
             "input " + std::to_string(i) + ": expected " +
                 (index ? "a constant of integers, got numbers" : "numbers, got integers"));
+    if (input != nullptr && input->constant && !may_be_constant(request.node.op, i)) {
+      nodes::refuse(request.node, "input " + std::to_string(i) +
+                                      ": expected a computed value, got the constant '" +
+                                      input->name + "'");
+    }
   }
 }
 

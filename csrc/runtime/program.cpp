@@ -1,5 +1,6 @@
 #include "runtime/program.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <new>
@@ -36,7 +37,8 @@ Program::Program(const Graph& graph, const Backend& backend) {
     for (size_t i = 0; i < node->inputs.size(); ++i) {
       const int32_t id = node->inputs[i];
       if (id < 0) continue;
-      const bool moved = i == 0 && backend.moves_elements(*node);
+      // Without results it is refused when it is made.
+      const bool moved = i == 0 && !node->outputs.empty() && backend.moves_elements(*node);
       want(id, moved ? wanted[node->outputs[0]]
                      : backend.operand_storage(*node, i, tensors_[id].shape));
     }
@@ -147,17 +149,28 @@ DetectorOutputs detector_outputs(const Program& program) {
 }
 
 FrameGeometry frame_geometry(const Graph& graph) {
-  for (const Node& node : graph.nodes) {
-    if (node.op != "frame") continue;
-    const auto resize = node.attrs.integers("resize", 2, 1, max_frame_side);
-    const auto crop = node.attrs.integers("crop", 2, 1, max_frame_side);
-    if (crop[0] > resize[0] || crop[1] > resize[1]) {
-      throw Error(ErrorKind::plan, "[frame '" + node.name + "'] crop " + to_string(crop) +
-                                       " is larger than resize " + to_string(resize));
-    }
-    return {resize[0], resize[1], crop[0], crop[1], node.attrs.integer("antialias") != 0};
+  if (!graph.inputs.empty()) {
+    throw Error(ErrorKind::plan, "the graph has " + std::to_string(graph.inputs.size()) +
+                                     " inputs, expected none: a detector takes the frame alone");
   }
-  throw Error(ErrorKind::plan, "the graph has no 'frame' op, so it cannot take an image");
+  const auto is_frame = [](const Node& node) { return node.op == "frame"; };
+  const auto frames = std::count_if(graph.nodes.begin(), graph.nodes.end(), is_frame);
+  if (frames == 0) {
+    throw Error(ErrorKind::plan, "the graph has no 'frame' op, so it cannot take an image");
+  }
+  // Each would read the weights of the first one's size.
+  if (frames > 1) {
+    throw Error(ErrorKind::plan,
+                "the graph has " + std::to_string(frames) + " 'frame' ops, expected one");
+  }
+  const Node& node = *std::find_if(graph.nodes.begin(), graph.nodes.end(), is_frame);
+  const auto resize = node.attrs.integers("resize", 2, 1, max_frame_side);
+  const auto crop = node.attrs.integers("crop", 2, 1, max_frame_side);
+  if (crop[0] > resize[0] || crop[1] > resize[1]) {
+    throw Error(ErrorKind::plan, "[frame '" + node.name + "'] crop " + to_string(crop) +
+                                     " is larger than resize " + to_string(resize));
+  }
+  return {resize[0], resize[1], crop[0], crop[1], node.attrs.integer("antialias") != 0};
 }
 
 ArenaLayout arena_layout(const Program& program, const Schedule& schedule, size_t granularity) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/error.h"
 #include "runtime/program.h"
 
 namespace adfast {
@@ -9,6 +10,11 @@ namespace adfast {
 std::map<std::string, RawOutput> run_raw(const std::string& path, const RawInputs& inputs,
                                          const CpuOptions& options, int lanes) {
   const Plan plan = Plan::open(path);
+  for (const Node& node : plan.graph.nodes) {
+    if (node.op == "frame") {
+      throw Error(ErrorKind::plan, path + ": its graph takes frames, expected plain inputs");
+    }
+  }
   const auto backend = make_cpu_backend(options);
   const uint64_t state = backend->enter_thread(1);
   const Program program(plan.graph, *backend);

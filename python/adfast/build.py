@@ -11,8 +11,8 @@ from __future__ import annotations
 import datetime
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,12 @@ import numpy as np
 from adfast import parity
 from adfast._version import __version__
 from adfast.benchmark import machine
-from adfast.calibrate import (
-    DEFAULT_FPR,
-    LEVEL,
-    MapStatistics,
-    best_f1,
-    choose_rate,
-    describe,
-    judge,
-    threshold,
-)
+from adfast.calibration import Images, Log, images_of, measure
 from adfast.compiler import Compiled, compile_onnx
 from adfast.compiler.writer import Golden, GoldenFrame, write_plan
-from adfast.errors import AdfastError, ArgumentError, CompileError, DataError
-from adfast.files import atomic_path
-from adfast.images import check_images, list_images, read_image
+from adfast.errors import ArgumentError, CompileError, DataError
+from adfast.files import atomic_path, check_writable
+from adfast.images import read_image
 from adfast.precision import MIN_SPEARMAN, PRECISIONS, Choice, Trial, choose
 from adfast.progress import Track, silent
 
@@ -48,10 +39,6 @@ WARN_ABOVE = 1e-4
 FAIL_ABOVE = 1e-3
 # Training images that int8 is calibrated on.
 SAMPLES = 64
-# A threshold of the largest F1 that calls more good images anomalous is warned about.
-F1_FPR_WARNING = 0.1
-
-Log = Callable[[str], None]
 
 
 @dataclass
@@ -63,27 +50,8 @@ class _Source:
     compiled: Compiled
     reference: str
     answers: parity.Answers
-    good: _Good
+    good: Images
     samples: list[Path] = field(default_factory=list)  # that were trained on
-
-
-@dataclass
-class _Good:
-    """The images that the threshold comes from.
-
-    Attributes:
-        images: good ones; may be none.
-        source: where they are from.
-        max_fpr: the rate the threshold is set for; None: by F1, or no threshold.
-        labelled: (image, is it defective); empty: the threshold comes from `images`.
-        labelled_source: where those are from.
-    """
-
-    images: list[Path]
-    source: str
-    max_fpr: float | None = None
-    labelled: list[tuple[Path, bool]] = field(default_factory=list)
-    labelled_source: str = ""
 
 
 def build(
@@ -134,7 +102,7 @@ def build(
             f"[build] precision is {precision!r}, expected auto, {', '.join(PRECISIONS)}"
         )
     output = Path(output)
-    _check_writable(output)
+    check_writable(output)
     good = _good_images(Path(source), calibrate, threshold_from, max_fpr, say)
     with tempfile.TemporaryDirectory(prefix="adfast-") as scratch:
         made = _open(Path(source), Path(scratch), good, passes_off, say, track)
@@ -147,7 +115,13 @@ def build(
         report, choice = _compare(made, provisional, frames, expected, precision, say, track)
         chosen, graph = choice.precision, choice.graph
         write_plan(provisional, graph, compiled.fields, {}, Golden(), {}, {})
-        calibration = _calibrate(made, _load(provisional, chosen), say, track)
+        calibration = measure(
+            _load(provisional, chosen),
+            good,
+            alpha_scale=compiled.metadata.get("alpha_scale") or (),
+            say=say,
+            track=track,
+        )
     fields = {**compiled.fields, "precision": chosen}
     golden = _golden(made, frames, expected, report)
     with atomic_path(output) as temporary:
@@ -160,83 +134,24 @@ def build(
     return {"precision": chosen, "calibration": calibration, "parity": report}
 
 
-def _check_writable(output: Path) -> None:
-    """Fail before the work, not after it."""
-    if output.is_dir():
-        raise AdfastError(f"cannot write {output}: it is a folder; name the plan file")
-    try:
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except OSError as error:
-        raise AdfastError(
-            f"cannot write {output}: {error.strerror or error}; choose a folder that exists "
-            "and that you may write to"
-        ) from error
-
-
 def _good_images(
     source: Path,
     calibrate: str | os.PathLike[str] | None,
     threshold_from: str | os.PathLike[str] | None,
     max_fpr: float | None,
     say: Log,
-) -> _Good:
-    """Find the images for the threshold and settle its rate, before any work is done."""
-    labelled, labelled_source = [], ""
-    if threshold_from is not None:
-        labelled = labelled_images(threshold_from)
-        labelled_source = f"folder {Path(threshold_from).resolve().name}"
-    if calibrate is not None:
-        good = _Good(list_images([calibrate]), f"folder {Path(calibrate).name}")
-    elif source.is_dir():
+) -> Images:
+    """Find the images for the threshold: those that were asked for, or the run's own."""
+    if calibrate is None and source.is_dir():
         from adfast.models import read_run_info
 
-        good = _Good(
-            _validation_images(source, read_run_info(source)), "held-out validation images"
-        )
-    elif labelled:
-        good = _Good([path for path, bad in labelled if not bad], f"good ones of {labelled_source}")
-    else:
-        good = _Good([], "none")
-    good.labelled, good.labelled_source = labelled, labelled_source
-    check_images([*good.images, *(path for path, _ in labelled)], "images for the threshold")
-    count = sum(not bad for _, bad in labelled) if labelled else len(good.images)
-    if max_fpr is not None or (good.images and not labelled):
-        # Without images a rate that makes no sense is refused all the same.
-        good.max_fpr = choose_rate(count if count else 10**9, max_fpr)
-    if max_fpr is None and good.max_fpr is not None and good.max_fpr > DEFAULT_FPR:
-        say(
-            f"false-positive rate {good.max_fpr:.4g}: the smallest that {count} good images can "
-            f"show ({round(1 / DEFAULT_FPR)} or more would show {DEFAULT_FPR:g}, the default)"
-        )
-    return good
-
-
-def labelled_images(folder: str | os.PathLike[str]) -> list[tuple[Path, bool]]:
-    """List labelled images, (path, is it defective), of a folder with good/ and <defect>/.
-
-    Args:
-        folder: it, or one whose sub-folder test/ is it.
-
-    Raises:
-        DataError: there are no good or no defective images.
-    """
-    root = Path(folder)
-    root = root / "test" if (root / "test").is_dir() else root
-    classes = sorted(p for p in root.glob("*") if p.is_dir() and not p.name.startswith("."))
-    found = [(path, part.name != "good") for part in classes for path in list_images([part])]
-    defective = sum(bad for _, bad in found)
-    if not defective or defective == len(found):
-        raise DataError(
-            f"{folder}: {len(found) - defective} good and {defective} defective images; a "
-            "threshold from labelled images needs both, in good/ and in <defect>/ (or test/good, "
-            "...)"
-        )
-    return found
+        own = _validation_images(source, read_run_info(source))
+        return images_of((own, "held-out validation images"), threshold_from, max_fpr, say)
+    return images_of(calibrate, threshold_from, max_fpr, say)
 
 
 def _open(
-    source: Path, scratch: Path, good: _Good, passes_off: Sequence[str], say: Log, track: Track
+    source: Path, scratch: Path, good: Images, passes_off: Sequence[str], say: Log, track: Track
 ) -> _Source:
     def compiled(path: Path, name: str) -> Compiled:
         say(f"compiling {name}")
@@ -419,79 +334,6 @@ def _spread(count: int, wanted: int) -> list[int]:
 def _answers(engine: Any, frames: list[np.ndarray]) -> list[parity.Answer]:
     results = [engine.predict(frame) for frame in frames]
     return [(result.score, result.network_map) for result in results]
-
-
-def _calibrate(made: _Source, engine: Any, say: Log, track: Track) -> dict[str, Any]:
-    """Make the plan's section "calibration"."""
-    good = made.good
-    table: dict[str, Any] = {
-        "images": len(good.images),
-        "source": good.source,
-        "precision": engine.info["precision"],
-    }
-    scale = made.compiled.metadata.get("alpha_scale")
-    if scale:
-        table["alpha_scale"] = [float(value) for value in scale]
-    if not good.images:
-        say("not calibrated: no good images (--calibrate DIR); the plan gives scores, no verdicts")
-        return table
-    say(f"calibrating on {len(good.images)} images ({good.source})")
-    scores: dict[Path, float] = {}
-    maps = MapStatistics(len(good.images))
-    for path in track(good.images, "calibration"):
-        result = engine.predict(read_image(path))
-        scores[path] = result.score
-        maps.add(result.network_map)
-    values = np.array(list(scores.values()))
-    table |= {
-        "score.min": float(values.min()),
-        "score.mean": float(values.mean()),
-        "score.std": float(values.std()),
-        "score.max": float(values.max()),
-        "map.mean": maps.mean(),
-        "map.max": maps.quantile(0.999),
-    }
-    if good.labelled:
-        say(f"threshold from {len(good.labelled)} labelled images ({good.labelled_source})")
-        for path, _ in track(good.labelled, "labelled images"):
-            if path not in scores:
-                scores[path] = engine.predict(read_image(path)).score
-        labels = np.array([bad for _, bad in good.labelled])
-        values = np.array([scores[path] for path, _ in good.labelled])
-    else:
-        labels = np.zeros(values.size, bool)
-    if good.max_fpr is None:
-        limit, rule = best_f1(labels, values), "largest F1 on labelled images"
-    else:
-        limit = threshold(values[~labels], good.max_fpr)
-        rule = "false-positive rate on good images"
-        table["max_fpr"] = float(good.max_fpr)
-    table |= {
-        "threshold": limit.value,
-        "rule": rule,
-        "expected_fpr": limit.expected_fpr,
-        "fpr.low": limit.fpr[0],
-        "fpr.high": limit.fpr[1],
-        "level": LEVEL,
-    }
-    table |= {
-        f"threshold.{end}": float(value)
-        for end, value in (("low", limit.low), ("high", limit.high))
-        if value is not None
-    }
-    if good.labelled:
-        seen = asdict(judge(labels, values, limit.value))
-        table |= {"labelled.source": good.labelled_source}
-        table |= {f"labelled.{name}": value for name, value in seen.items()}
-    for line in describe(table):
-        say("  " + line)
-    if good.max_fpr is None and limit.expected_fpr > F1_FPR_WARNING:
-        say(
-            f"warning: at the largest F1, {100 * limit.expected_fpr:.0f} % of the labelled good "
-            "images are called anomalous (F1 counts misses against the share of defective images, "
-            f"here {100 * labels.mean():.0f} %); --max-fpr RATE bounds them"
-        )
-    return table
 
 
 def _golden(

@@ -52,6 +52,18 @@ COMMANDS = (
         "  adfast eval plans/ --data data/mvtec --out report",
     ),
     (
+        "calibrate",
+        "set a plan's threshold anew, from images of its line",
+        "adfast calibrate screws.plan -o line4.plan --good line4/good --max-fpr 0.005",
+    ),
+    ("keygen", "make the keys that plans are signed and checked with", "adfast keygen key.pem"),
+    ("sign", "sign a plan", "adfast sign line4.plan --key key.pem"),
+    (
+        "verify",
+        "check who signed a plan, and that nothing changed since",
+        "adfast verify line4.plan --key key.pub.pem",
+    ),
+    (
         "tune",
         "measure which implementation of each step is the fastest on this machine",
         "adfast tune screws.plan -o screws.tactics",
@@ -71,6 +83,8 @@ the life of a model:
   adfast selftest model.plan                  does this machine compute what the plan promises?
   adfast predict model.plan IMAGES -o out     scores, verdicts, overlays, maps
   adfast eval model.plan --data DATA          metrics on DATA/test, a report   (adfast[eval])
+  adfast calibrate model.plan -o line.plan --good DIR   a threshold from the line's own images
+  adfast keygen, adfast sign, adfast verify   who made a plan                  (adfast[sign])
   adfast tune model.plan -o model.tactics     the fastest kernels of this machine, if need be
   adfast bench model.plan                     latency on this machine
 
@@ -85,7 +99,7 @@ could not be read, 130 interrupted
 _EXTRAS = {
     "torch": "train", "timm": "train", "safetensors": "train", "rich": "train",
     "onnx": "compile", "onnxscript": "train", "onnxruntime": "train",
-    "scipy": "eval", "sklearn": "eval", "PIL": "images",
+    "scipy": "eval", "sklearn": "eval", "PIL": "images", "cryptography": "sign",
 }  # fmt: skip
 
 
@@ -95,6 +109,14 @@ class _CMakeDir(argparse.Action):
 
         # Beside the compiled module, wherever the installation put that.
         print(os.path.join(os.path.dirname(_core.__file__), "lib", "cmake", "adfast"))
+        parser.exit(0)
+
+
+class _PkgConfigDir(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from adfast import _core
+
+        print(os.path.join(os.path.dirname(_core.__file__), "lib", "pkgconfig"))
         parser.exit(0)
 
 
@@ -121,6 +143,12 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
         action=_CMakeDir,
         nargs=0,
         help="print the folder of the CMake configuration for C and C++ programs and exit",
+    )
+    parser.add_argument(
+        "--pkg-config-dir",
+        action=_PkgConfigDir,
+        nargs=0,
+        help="print the folder of adfast.pc, for PKG_CONFIG_PATH, and exit",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary, example in COMMANDS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from adfast._native import _core
 from adfast._version import __version__
 from adfast.devices import library_folders
 from adfast.errors import ArgumentError, FrameError, PlanError
+
+if TYPE_CHECKING:
+    from adfast.signing import PublicKey
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,7 @@ def load(
     threads: int = 0,
     precision: str | None = None,
     tactics: str | os.PathLike[str] | None = None,
+    public_key: PublicKey | None = None,
 ) -> Engine:
     """Load a plan: check every byte of it, pack its weights, plan its memory.
 
@@ -218,15 +222,24 @@ def load(
             faster, and bf16 for a quantised plan on a card.
         tactics: a file that `adfast tune` wrote for this plan on this machine: which implementation
             each step uses. None: the engine's own estimates, which depend on the processor alone.
+        public_key: the PEM file or the 32 bytes of an Ed25519 key: only a plan that its private
+            key signed is loaded (`adfast sign`). It is checked before the plan is parsed, on the
+            bytes that are then used. None: any plan. Needs adfast[sign].
 
     Raises:
-        PlanError: the file is damaged, altered, too new, or holds an op this version does not know.
+        PlanError: the file is damaged, altered, too new, or holds an op this version does not know;
+            or it is not signed with the key that was given.
         ArgumentError: an unknown device or precision, or one that this machine lacks; or
             the tactics file holds something else.
         AdfastError: the file cannot be opened.
     """
     text = os.fspath(path)
-    plan = _core.Plan(text)
+    check = None
+    if public_key is not None:
+        from adfast.signing import check_of
+
+        check = check_of(public_key, text)
+    plan = _core.Plan(text, check)
     core = _core.Engine(
         plan,
         threads,

@@ -49,6 +49,24 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+def check_writable(output: Path) -> None:
+    """Fail before the work, not after it.
+
+    Raises:
+        AdfastError: `output` is a folder, or its folder is missing or cannot be written.
+    """
+    if output.is_dir():
+        raise AdfastError(f"cannot write {output}: it is a folder; name the plan file")
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise AdfastError(
+            f"cannot write {output}: {error.strerror or error}; choose a folder that exists "
+            "and that you may write to"
+        ) from error
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO]:
     """Open a temporary file beside `path` for writing ("wb" or "w"); rename it when complete."""

@@ -85,8 +85,8 @@ std::unique_ptr<Operator> make_window_gather(const OperatorRequest& request, con
 std::unique_ptr<Operator> make_depth_to_space(const OperatorRequest& request,
                                               const Device& device) {
   const nodes::DepthToSpace node = nodes::depth_to_space(request);
-  const auto [height, width, block, channels] = node;
-  const size_t run = static_cast<size_t>(block * channels) * size_of(request.inputs[0]->dtype);
+  const int64_t height = node.height, width = node.width, block = node.block;
+  const size_t run = static_cast<size_t>(block * node.channels) * size_of(request.inputs[0]->dtype);
   return kernel_operator(device, 0, 0, [=](const Binding& binding) {
     return [=, in = static_cast<const std::byte*>(binding.inputs[0]),
             out = static_cast<std::byte*>(binding.outputs[0])] {
@@ -145,7 +145,7 @@ std::unique_ptr<Operator> make_resize_bilinear(const OperatorRequest& request,
 // Every pixel of the result is a copy of one of x's: y[i][j] = x[rows[i]][columns[j]].
 std::unique_ptr<Operator> copied_pixels(const OperatorRequest& request, const Device& device,
                                         const nodes::Pixels& pixels) {
-  const auto& [rows, columns] = pixels;
+  const std::vector<int32_t>& columns = pixels.columns;
   struct Run {
     size_t out, in, bytes;
   };
@@ -162,7 +162,8 @@ std::unique_ptr<Operator> copied_pixels(const OperatorRequest& request, const De
     }
   }
   const size_t in_row = static_cast<size_t>(x.shape[3]) * pixel, out_row = columns.size() * pixel;
-  return kernel_operator(device, 0, 0, [=](const Binding& binding) {
+  // clang refuses to capture a structured binding where there is OpenMP.
+  return kernel_operator(device, 0, 0, [=, rows = pixels.rows](const Binding& binding) {
     return [=, in = static_cast<const std::byte*>(binding.inputs[0]),
             out = static_cast<std::byte*>(binding.outputs[0])] {
       const auto height = static_cast<int64_t>(rows.size());

@@ -59,6 +59,9 @@ typedef struct adfast_options {
   const char* tactics;   /* a file of `adfast tune`, or NULL for the engine's own estimates */
   const char* device;  /* "cpu" or NULL, "cuda", "cuda:N", or "auto": a device where there is one */
   const char* folders; /* where a device's libraries are looked for first, separated by ':' */
+  const uint8_t*
+      public_key; /* 32 bytes, Ed25519: only a plan signed with its private key is loaded; NULL:
+                     any. Best a constant of the program, so that nobody swaps it with the plan */
 } adfast_options;
 
 /* Borrowed for the duration of a call. */

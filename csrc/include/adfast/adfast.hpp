@@ -42,6 +42,7 @@ struct Options {
   const char* tactics = nullptr;
   const char* device = nullptr;
   const char* folders = nullptr;
+  const uint8_t* public_key = nullptr;
 };
 
 // Moves, does not copy. May be used from many threads, which take turns.
@@ -49,7 +50,8 @@ class Engine {
  public:
   explicit Engine(const std::string& path, const Options& options = {}) {
     const adfast_options raw{sizeof(adfast_options), options.threads, options.precision,
-                             options.tactics,        options.device,  options.folders};
+                             options.tactics,        options.device,  options.folders,
+                             options.public_key};
     adfast_engine* engine = nullptr;
     check(adfast_load(path.c_str(), &raw, &engine));
     engine_.reset(engine);

@@ -17,7 +17,7 @@ from adfast.benchmark import machine
 from adfast.bootstrap import Bootstrap
 from adfast.calibrate import describe
 from adfast.categories import averages, find_categories, find_models, having
-from adfast.commands.selftest import add_engine_arguments
+from adfast.commands.selftest import add_engine_arguments, engine_options
 from adfast.errors import ArgumentError, DataError
 from adfast.images import refuse
 from adfast.overlay import number
@@ -172,19 +172,14 @@ def load_engine(args: argparse.Namespace) -> Any:
     if args.model.is_dir():
         if args.precision in ("bf16", "int8"):
             raise ArgumentError(f"{args.model} is a training run: it is evaluated in f32")
+        if args.public_key is not None:
+            raise ArgumentError(f"{args.model} is a training run; plans alone are signed")
         from adfast.run_engine import RunEngine
 
         return RunEngine(args.model, args.threads, bar)
     import adfast
 
-    precision = None if args.precision == "auto" else args.precision
-    return adfast.load(
-        args.model,
-        device=args.device,
-        threads=args.threads,
-        precision=precision,
-        tactics=args.tactics,
-    )
+    return adfast.load(args.model, **engine_options(args))
 
 
 def evaluate_plan(

@@ -59,7 +59,7 @@ def describe(plan: Mapping[str, Any]) -> dict[str, Any]:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -69,6 +69,8 @@ def lines(path: str, plan: Mapping[str, Any]) -> Iterator[str]:
     megabytes = plan["file_size"] / 1e6
     model = f"{fields.get('model')} '{fields.get('name')}'"
     yield f"{path}: {model}, {megabytes:.1f} MB, plan format {plan['version']}"
+    if plan.get("signed_by"):
+        yield f"signed, it says, with key {plan['signed_by']}; adfast verify checks it"
     yield from _section("network")
     yield from _rows(
         {

@@ -50,20 +50,30 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, cpu_only: bool = Fa
         group.add_argument(
             "--tactics", type=Path, metavar="FILE", help="a file of adfast tune for this machine"
         )
+        group.add_argument(
+            "--public-key",
+            type=Path,
+            metavar="PEM",
+            help="take only a plan that is signed with this key's private one",
+        )
+
+
+def engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what was asked for with these arguments, as `adfast.load` takes it."""
+    return {
+        "device": args.device,
+        "threads": args.threads,
+        "precision": None if args.precision == "auto" else args.precision,
+        "tactics": args.tactics,
+        "public_key": args.public_key,
+    }
 
 
 def load_engine(args: argparse.Namespace) -> Any:
     """Load the plan named on the command line."""
     import adfast
 
-    precision = None if args.precision == "auto" else args.precision
-    return adfast.load(
-        args.plan,
-        device=args.device,
-        threads=args.threads,
-        precision=precision,
-        tactics=args.tactics,
-    )
+    return adfast.load(args.plan, **engine_options(args))
 
 
 def run(args: argparse.Namespace) -> int:

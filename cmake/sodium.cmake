@@ -1,0 +1,25 @@
+# Whether libadfast.so can check signatures, by libsodium. Python does it by the package
+# cryptography and does not need this.
+
+set(ADFAST_SODIUM "auto" CACHE STRING "auto, on or off: check signatures in C and C++")
+set(ADFAST_VERIFY csrc/plan/verify_none.cpp)
+if(NOT ADFAST_SODIUM STREQUAL "off")
+  find_package(PkgConfig QUIET)
+  if(PkgConfig_FOUND)
+    pkg_check_modules(sodium QUIET IMPORTED_TARGET libsodium>=1.0.12)
+  endif()
+  if(sodium_FOUND)
+    message(STATUS "libsodium ${sodium_VERSION}: signatures are checked")
+    set(ADFAST_VERIFY csrc/plan/verify_sodium.cpp)
+    if(ADFAST_BUILD_PYTHON)
+      # A wheel is used where nobody installed it.
+      find_library(ADFAST_SODIUM_LIBRARY sodium HINTS ${sodium_LIBRARY_DIRS} REQUIRED)
+      get_filename_component(library "${ADFAST_SODIUM_LIBRARY}" REALPATH)
+      list(APPEND ADFAST_RUNTIME_LIBRARIES ${library})
+    endif()
+  elseif(ADFAST_SODIUM STREQUAL "on")
+    message(FATAL_ERROR "ADFAST_SODIUM=on: pkg-config finds no libsodium (Debian: libsodium-dev)")
+  else()
+    message(STATUS "built without signature check: no libsodium (Debian: libsodium-dev)")
+  endif()
+endif()
