@@ -6,11 +6,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.adfast-installed
 SOURCES := $(shell find csrc kernels cmake CMakeLists.txt pyproject.toml constraints.txt -type f 2>/dev/null)
 
-.PHONY: demo test test-cpp sanitize bench gpu-check lint format clean help
+.PHONY: demo test test-cpp sanitize fuzz bench gpu-check lint format clean help
 help:
 	@echo "make demo      train a small GTrans on generated images, build a plan, look at its maps"
 	@echo "make test      all tests"
 	@echo "make sanitize  the engine's threads under ThreadSanitizer"
+	@echo "make fuzz      plans and frames under libFuzzer, FUZZ_SECONDS=600 each; needs clang"
 	@echo "make bench     the engine against its peers, answers checked first; takes long"
 	@echo "make gpu-check on a machine with an NVIDIA card: build, test and time the CUDA backend"
 	@echo "make lint      ruff and clang-format; make format applies them"
@@ -50,6 +51,18 @@ sanitize: $(STAMP)
 	PATH="$(abspath $(BIN)):$$PATH"; cmake --preset tsan -DPython_EXECUTABLE=$(abspath $(BIN)/python) && \
 	  cmake --build --preset tsan --target engine_test schedule_test && \
 	  ctest --preset tsan -R 'plans|engine|schedule'
+
+# Hostile plans and frames; what a fuzzer finds it leaves in build/fuzz/found. The seeds and all
+# earlier findings are tests of their own (tests/fuzz), which need no clang.
+FUZZ_SECONDS ?= 600
+FUZZ_CXX ?= $(firstword $(foreach n,clang++ clang++-21 clang++-20 clang++-19 clang++-18 clang++-17 clang++-16,$(shell command -v $(n))))
+FUZZ := build/fuzz
+fuzz: $(STAMP)
+	@test -n "$(FUZZ_CXX)" || { echo "make fuzz needs clang 16 or newer and its libFuzzer (Debian: clang-16 libclang-rt-16-dev libomp-16-dev)"; exit 1; }
+	PATH="$(abspath $(BIN)):$$PATH"; cmake --preset fuzz -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) \
+	  -DCMAKE_C_COMPILER=$(subst clang++,clang,$(FUZZ_CXX)) -DPython_EXECUTABLE=$(abspath $(BIN)/python) && \
+	  cmake --build --preset fuzz
+	$(BIN)/python tests/fuzz/run.py $(FUZZ) --seconds $(FUZZ_SECONDS)
 
 # On a machine with an NVIDIA card, in this checkout's environment or, where there is none, in that
 # of $(PYTHON), which must have torch, triton and what adfast is built with. Touches neither.

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adfast import _core
 from adfast.images import write_png
 
 ROOT = Path(__file__).parent.parent.parent
@@ -53,14 +54,22 @@ def test_links_lead_somewhere():
             assert (ROOT / target).exists(), f"{page}: {target}"
 
 
-def test_cpp_and_c_are_the_tested_examples():
-    """The C++ and C of the README are pieces of examples that tests/install compiles and runs."""
-    for language, file in (("cpp", "examples/inspect.cpp"), ("c", "examples/inspect.c")):
-        source = re.sub(r"\s+", " ", (ROOT / file).read_text())
-        for block in blocks("README.md", language):
-            for line in block.splitlines():
-                text = re.sub(r"\s+", " ", line).strip()
-                assert text in source, f"{file} lacks: {text}"
+@pytest.mark.parametrize(("language", "file"), [("cpp", "smallest.cpp"), ("c", "smallest.c")])
+def test_cpp_and_c_are_the_tested_examples(language, file, tiny_plan, tmp_path):
+    """Whole programs, to the byte, which compile and run as they stand."""
+    (block,) = blocks("README.md", language)
+    assert block == (ROOT / "examples" / file).read_text()
+    (tmp_path / "part.plan").write_bytes(tiny_plan.read_bytes())
+    package = Path(_core.__file__).parent
+    paths = ["-I", package / "include", "-L", package / "lib", f"-Wl,-rpath,{package / 'lib'}"]
+    source = tmp_path / file
+    source.write_text(block)
+    compiler = ["cc", "-std=c99"] if language == "c" else ["c++", "-std=c++17"]
+    words = [*compiler, "-Wall", source, *paths, "-ladfast", "-o", tmp_path / "smallest"]
+    subprocess.run([str(word) for word in words], check=True)
+    done = subprocess.run([tmp_path / "smallest"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"(good|anomalous), score [\d.e-]+\n", done.stdout)
 
 
 def test_tables_are_the_results():

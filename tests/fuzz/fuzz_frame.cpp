@@ -1,0 +1,110 @@
+// Frames of any size, stride and format through the C interface, on a tiny plan. Pixels and maps
+// lie in buffers of exactly the promised sizes, so that a sanitizer sees one byte too many.
+#include <adfast/adfast.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+adfast_engine* engine = nullptr;
+adfast_info info{};
+
+struct Reader {
+  const uint8_t* data;
+  size_t size;
+
+  template <class T>
+  T take() {
+    T value{};
+    const size_t length = std::min(size, sizeof(T));
+    if (length > 0) std::memcpy(&value, data, length);
+    data += length;
+    size -= length;
+    return value;
+  }
+};
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "%s: %s\n", what, adfast_last_error());
+  std::abort();
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerInitialize(int*, char***) {
+  const char* path = std::getenv("ADFAST_FUZZ_PLAN");
+  adfast_options options{};
+  options.struct_size = sizeof(options);
+  options.threads = 1;
+  if (path == nullptr || adfast_load(path, &options, &engine) != ADFAST_OK) {
+    fail("ADFAST_FUZZ_PLAN, a plan of make_corpus.py");
+  }
+  info.struct_size = sizeof(info);
+  if (adfast_get_info(engine, &info) != ADFAST_OK) fail("info");
+  return 0;
+}
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static constexpr uint32_t formats[] = {
+      ADFAST_MONO8,     ADFAST_MONO10,    ADFAST_MONO12,    ADFAST_MONO16, ADFAST_BAYER_GR8,
+      ADFAST_BAYER_RG8, ADFAST_BAYER_GB8, ADFAST_BAYER_BG8, ADFAST_RGB8,   ADFAST_BGR8};
+  Reader in{data, size};
+  const auto choice = in.take<uint8_t>();
+  const auto shape = in.take<uint8_t>();
+  adfast_frame frame{};
+  frame.struct_size = sizeof(frame);
+  frame.pixel_format = choice < 240 ? formats[choice % std::size(formats)] : in.take<uint32_t>();
+  if (shape & 1) {  // anything
+    frame.width = in.take<int32_t>();
+    frame.height = in.take<int32_t>();
+  } else {
+    frame.width = in.take<uint8_t>();
+    frame.height = in.take<uint8_t>();
+  }
+  const bool known = choice < 240;
+  const bool wide = frame.pixel_format == ADFAST_MONO10 || frame.pixel_format == ADFAST_MONO12 ||
+                    frame.pixel_format == ADFAST_MONO16;
+  const bool colour = frame.pixel_format == ADFAST_RGB8 || frame.pixel_format == ADFAST_BGR8;
+  const int64_t pixel = wide ? 2 : colour ? 3 : 1;
+  const int64_t row = pixel * frame.width;
+  const int64_t extra = shape & 2 ? in.take<int16_t>() : 0;
+  // Too small a stride must be refused before a pixel is read.
+  const int64_t stride = shape & 2 ? row + extra : row;
+  const bool upside_down = shape & 4;
+  frame.row_stride = shape & 2 ? (upside_down ? -stride : stride) : 0;
+
+  // Frames that are large in words only get a buffer of one byte: reading them is a finding.
+  const bool real = known && frame.width > 0 && frame.height > 0 && frame.width <= 1024 &&
+                    frame.height <= 1024 && stride >= row;
+  const int64_t bytes = real ? stride * (frame.height - 1) + row : 1;
+  std::vector<uint8_t> pixels(static_cast<size_t>(bytes));
+  for (size_t i = 0; i < pixels.size(); ++i) {
+    pixels[i] = in.size > 0 ? in.data[i % in.size] : static_cast<uint8_t>(i * 37);
+  }
+  const bool refused = !real && !(frame.width == 1 && frame.height == 1 && pixel == 1 && known);
+  frame.data = pixels.data();
+  if (real && frame.row_stride < 0) frame.data += stride * (frame.height - 1);
+  if (!real && frame.width > 0 && frame.height > 0 && frame.width <= 32768 &&
+      frame.height <= 32768 && stride >= row && known) {
+    return 0;  // larger than the buffers here, and not wrong
+  }
+
+  std::vector<float> map(real ? static_cast<size_t>(frame.width) * frame.height : 1);
+  std::vector<float> network_map(static_cast<size_t>(info.map_width) * info.map_height);
+  adfast_result result{};
+  result.struct_size = sizeof(result);
+  if (shape & 8) result.map = map.data();
+  if (shape & 16) result.network_map = network_map.data();
+  const adfast_status status = shape & 32 ? adfast_predict_batch(engine, &frame, &result, 1)
+                                          : adfast_predict(engine, &frame, &result);
+  if (real && status != ADFAST_OK) fail("a good frame was refused");
+  if (refused && status == ADFAST_OK) fail("a bad frame was taken");
+  if (status == ADFAST_OK && (!std::isfinite(result.score) || result.score < 0)) fail("the score");
+  return 0;
+}

@@ -1,0 +1,78 @@
+"""Write the seeds of the fuzzers: python make_corpus.py FOLDER.
+
+FOLDER/plan holds small plans, one of each op among them, FOLDER/frame descriptions of frames as
+fuzz_frame reads them, FOLDER/tiny.plan is the plan it runs.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+
+TESTS = Path(__file__).parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS / "ops"), str(TESTS / "cpp")]
+from cases import CASES  # noqa: E402
+from conftest import tiny_graph  # noqa: E402
+from make_plans import chain_graph  # noqa: E402
+
+from adfast.compiler.writer import (  # noqa: E402
+    Golden,
+    GoldenFrame,
+    plan_fields,
+    write_plan,
+    write_test_plan,
+)
+
+MOST_BYTES = 6000
+
+
+def write_plans(folder: Path) -> None:
+    fields = plan_fields(model="tiny", name="tiny", resize=[18, 20], crop=[16, 16])
+    frame, score_map = np.full((3, 4, 3), 9, np.uint8), np.ones((2, 2), np.float32)
+    golden = Golden([GoldenFrame(frame, 1.0, score_map)], reference="none", tolerance_int8=0.1)
+    calibration = {"threshold": 0.05, "max_fpr": 0.01, "images": 3, "alpha_scale": [1.0, 2.0]}
+    write_plan(folder / "tiny.plan", tiny_graph(), fields, calibration, golden, {}, {})
+    graph = tiny_graph()
+    for node in graph.nodes:
+        if node.op == "conv2d":
+            node.attrs |= {"input_scale": 0.05, "input_zero": 100}
+    fields["precision"] = "int8"
+    write_plan(folder / "int8.plan", graph, fields, {}, Golden(), {}, {})
+    fields["precision"] = "bf16"
+    write_plan(folder / "bf16.plan", tiny_graph(), fields, {}, Golden(), {}, {})
+    fields["precision"] = "f32"
+    write_plan(folder / "chain.plan", chain_graph(), fields, {}, Golden(), {}, {})
+    for number, case in enumerate(CASES):
+        graph, _ = case.graph(case.arrays())
+        path = folder / f"{number:03}-{case.op}.plan"
+        if sum(np.prod(value.shape, dtype=int) for value in graph.values()) > 2**18:
+            continue
+        write_test_plan(path, graph)
+        if path.stat().st_size > MOST_BYTES:
+            path.unlink()
+
+
+def write_frames(folder: Path) -> None:
+    pixels = bytes(range(0, 250, 7))
+    for choice in range(10):  # the formats
+        for shape in (0, 24, 58, 62):  # tight, with maps, with stride, upside down
+            data = struct.pack("<BBBB", choice, shape, 19, 23)
+            data += struct.pack("<h", 5) if shape & 2 else b""
+            (folder / f"{choice}-{shape}").write_bytes(data + pixels)
+    (folder / "large").write_bytes(struct.pack("<BBii", 0, 1, 32769, 7))
+    (folder / "unknown").write_bytes(struct.pack("<BBIBB", 250, 0, 0x02180016, 4, 4))
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    for name, write in (("plan", write_plans), ("frame", write_frames)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        write(folder / name)
+    (folder / "tiny.plan").write_bytes((folder / "plan/tiny.plan").read_bytes())
+
+
+if __name__ == "__main__":
+    main()
