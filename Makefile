@@ -6,11 +6,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.adfast-installed
 SOURCES := $(shell find csrc kernels cmake CMakeLists.txt pyproject.toml constraints.txt -type f 2>/dev/null)
 
-.PHONY: demo test test-cpp sanitize fuzz bench gpu-check lint format clean help
+.PHONY: demo test test-cpp sanitize soak fuzz bench gpu-check lint format clean help
 help:
 	@echo "make demo      train a small GTrans on generated images, build a plan, look at its maps"
 	@echo "make test      all tests"
 	@echo "make sanitize  the engine's threads under ThreadSanitizer"
+	@echo "make soak      threads, cameras and faults for SOAK_MINUTES (30): nothing lost, no leak"
 	@echo "make fuzz      plans and frames under libFuzzer, FUZZ_SECONDS=600 each; needs clang"
 	@echo "make bench     the engine against its peers, answers checked first; takes long"
 	@echo "make gpu-check on a machine with an NVIDIA card: build, test and time the CUDA backend"
@@ -49,8 +50,8 @@ test-cpp: $(STAMP)
 # The engine under ThreadSanitizer, from several threads; CONTRIBUTING.md has the others.
 sanitize: $(STAMP)
 	PATH="$(abspath $(BIN)):$$PATH"; cmake --preset tsan -DPython_EXECUTABLE=$(abspath $(BIN)/python) && \
-	  cmake --build --preset tsan --target engine_test schedule_test && \
-	  ctest --preset tsan -R 'plans|engine|schedule'
+	  cmake --build --preset tsan --target engine_test schedule_test stream_test && \
+	  ctest --preset tsan -R 'plans|engine|schedule|stream'
 
 # Hostile plans and frames; what a fuzzer finds it leaves in build/fuzz/found. The seeds and all
 # earlier findings are tests of their own (tests/fuzz), which need no clang.
@@ -79,6 +80,11 @@ gpu-check:
 	ADFAST_GPU_CHECK=1 PYTHONPATH=$(GPU_BUILD)/site $(GPU_PYTHON) -m pytest -q tests/cuda tests/gpu
 	$(GPU_BUILD)/cmake/tests/gpu/gpu_kernels
 	PYTHONPATH=$(GPU_BUILD)/site $(GPU_PYTHON) bench/gpu.py $(GPU_BENCH)
+
+# Threads, cameras, faults: half an hour, or SOAK_MINUTES.
+SOAK_MINUTES ?= 30
+soak: $(STAMP)
+	$(BIN)/python bench/soak.py --minutes $(SOAK_MINUTES)
 
 bench: $(STAMP)
 	$(BIN)/python bench/end_to_end.py

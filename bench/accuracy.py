@@ -84,6 +84,7 @@ def measure(data: Path, run: Path, test_list: Path | None, page: Path | None) ->
         "validation_images": len(info["data"]["validation"]),
         "test_images": len(rows),
         "epochs": info["training"]["epochs"],
+        "train_minutes": train_minutes(run),
         "training": {k: info["training"][k] for k in ("batch", "lr", "seed", "precision")},
         "config": info["config"],
         "precision": chosen,
@@ -99,6 +100,12 @@ def measure(data: Path, run: Path, test_list: Path | None, page: Path | None) ->
             "image_auroc_change": metrics["bf16"]["image_auroc"] - metrics["f32"]["image_auroc"],
         },
     }
+
+
+def train_minutes(run: Path) -> float:
+    """Return the minutes that the run's epochs took."""
+    lines = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return sum(json.loads(line)["seconds"] for line in lines) / 60
 
 
 def untrained(settings: TrainSettings, data: Path, test_list: Path | None) -> dict:

@@ -125,7 +125,7 @@ def step_times(engine, image: np.ndarray, names: tuple[str, ...], runs: int) -> 
     """Median milliseconds of the steps with these names together, and their GFLOP."""
     times, gflop = [], 0.0
     for _ in range(runs + 2):
-        steps = [step for step in engine.profile(image, "rgb") if step["name"] in names]
+        steps = [step for step in engine.profile(image, "") if step["name"] in names]
         times.append(sum(step["ms"] for step in steps))
         gflop = sum(step["gflop"] for step in steps)
     return statistics.median(times[2:]), gflop
@@ -155,7 +155,7 @@ def time_frame(height, width, channels, layout, precision, isa, runs, folder) ->
     else:
         image = np.ascontiguousarray(image.transpose(1, 2, 0))
     engine = engine_of(graph, precision, isa, folder)
-    got, want = engine.predict(image, "rgb")["network_map"], reference.run(graph, frame=image)
+    got, want = engine.predict(image)["network_map"], reference.run(graph, frame=image)
     error = np.abs(got - want["map"][0, 0]).max() / np.abs(want["map"]).max()
     if error > (1e-4 if precision == "f32" else 1e-2):
         raise SystemExit(f"[frame {layout}] {isa} {precision}: wrong by {error:.3g}")

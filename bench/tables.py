@@ -199,7 +199,7 @@ def accuracy() -> str:
         random = both(entry["random"]) if "random" in entry else untrained
         lines.append(
             f"| {entry['model']} | {entry['weights']} | {entry['split']} | "
-            f"{entry['train_images']} images, {entry['epochs']} epochs | "
+            f"{entry['train_images']} images, {entry['epochs']} epochs{minutes(entry)} | "
             f"{percent(m['image_auroc'])} | {percent(m['pixel_auroc'])} | {percent(m['aupro'])} | "
             f"{percent(m['f1_max'])} | {untrained} | {random} | "
             f"{found['engine_f32']['map_max_rel']:.1e} | "
@@ -208,6 +208,11 @@ def accuracy() -> str:
     kinds = [e[k] for e in runs for k in ("untrained", "random") if k in e]
     lines += ["", sources([*runs, *kinds], "python bench/accuracy.py", "mtd.json")]
     return "\n".join(lines)
+
+
+def minutes(entry: dict) -> str:
+    """Write how long a training took, where it is known."""
+    return f", {entry['train_minutes']:.0f} min" if "train_minutes" in entry else ""
 
 
 def both(values: dict | None) -> str:

@@ -21,8 +21,8 @@ int main(int argc, char** argv) {
                    height);
       return 1;
     }
-    const adfast::Result result = engine.predict(reinterpret_cast<const uint8_t*>(pixels.data()),
-                                                 width, height, ADFAST_MONO8);
+    const adfast::Result result =
+        engine.predict(adfast::Frame(pixels.data(), width, height, ADFAST_MONO8));
     std::printf("score %.9g threshold %.9g %s\n", result.score, result.threshold,
                 result.is_anomalous() ? "anomalous" : "good");
     return 0;

@@ -92,6 +92,20 @@ def tiny_plan(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_plan_with(tmp_path_factory):
+    """Make a function from fields of a plan to the path of `tiny_graph` with them."""
+
+    def make(**fields) -> Path:
+        path = tmp_path_factory.mktemp("plan") / "tiny.plan"
+        geometry = {"resize": [18, 20], "crop": [16, 16]}
+        table = plan_fields(model="tiny", name="tiny", **geometry, **fields)
+        write_plan(path, tiny_graph(), table, {"threshold": 0.05}, Golden(), {}, {})
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_int8_plan(tmp_path_factory) -> Path:
     """The same graph, every convolution quantised."""
     graph = tiny_graph()

@@ -1,5 +1,6 @@
 #include "c_api/common.h"
 
+#include <cmath>
 #include <cstdlib>
 
 namespace adfast::c_api {
@@ -20,6 +21,10 @@ adfast_status status_of(ErrorKind kind) {
       return ADFAST_ERROR_IO;
     case ErrorKind::run:
       return ADFAST_ERROR_RUN;
+    case ErrorKind::full:
+      return ADFAST_ERROR_FULL;
+    case ErrorKind::closed:
+      return ADFAST_ERROR_CLOSED;
   }
   return ADFAST_ERROR_RUN;
 }
@@ -28,7 +33,7 @@ void set_last_error(std::string message) { last_error = std::move(message); }
 
 FrameView view_of(const adfast_frame& frame) {
   FrameView view;
-  view.data = frame.data;
+  view.data = static_cast<const uint8_t*>(frame.data);
   view.height = frame.height;
   view.width = frame.width;
   view.channel_stride = 1;
@@ -47,6 +52,32 @@ FrameView view_of(const adfast_frame& frame) {
                                       " pixels has " + std::to_string(row));
   }
   return view;
+}
+
+Job job_of(const adfast_frame* frame) {
+  require_struct(frame, "adfast_frame");
+  Job job;
+  job.frame = view_of(*frame);
+  const adfast_rectangle& roi = frame->roi;
+  job.roi = {roi.y, roi.x, int64_t{roi.y} + roi.height, int64_t{roi.x} + roi.width};
+  if (frame->ignore != nullptr) {
+    job.ignore = {frame->ignore, frame->ignore_stride == 0 ? frame->width : frame->ignore_stride};
+    if (std::abs(job.ignore.row_stride) < frame->width) {
+      throw Error(ErrorKind::frame,
+                  "[predict] ignore_stride is " + std::to_string(frame->ignore_stride) +
+                      " bytes, a row of the mask has " + std::to_string(frame->width));
+    }
+  }
+  return job;
+}
+
+adfast_rectangle rectangle_of(const Rectangle& r) {
+  return {static_cast<int32_t>(r.left), static_cast<int32_t>(r.top),
+          static_cast<int32_t>(r.right - r.left), static_cast<int32_t>(r.bottom - r.top)};
+}
+
+int32_t verdict(const Engine& engine, float score) {
+  return std::isnan(engine.threshold()) ? -1 : score > engine.threshold();
 }
 
 }  // namespace adfast::c_api

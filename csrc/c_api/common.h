@@ -9,10 +9,15 @@
 #include "core/error.h"
 #include "core/frame.h"
 #include "runtime/engine.h"
+#include "runtime/stream.h"
 
 struct adfast_engine {
   // Shared with what works on it, so that the order of destruction does not matter.
   std::shared_ptr<adfast::Engine> engine;
+};
+
+struct adfast_stream {
+  std::unique_ptr<adfast::Stream> stream;
 };
 
 namespace adfast::c_api {
@@ -53,5 +58,18 @@ void require_handle(const Handle* handle, const char* what) {
 
 // Throws ErrorKind::frame for a format or a layout that cannot be.
 FrameView view_of(const adfast_frame& frame);
+Job job_of(const adfast_frame* frame);  // without outputs
+
+adfast_rectangle rectangle_of(const Rectangle& rectangle);
+int32_t verdict(const Engine& engine, float score);
+
+// Fills in the quantiles that the counters of engines and streams share.
+template <class Counters>
+void fill_quantiles(const Histogram::Summary& summary, Counters* counters) {
+  counters->p50_ms = summary.quantile(0.5);
+  counters->p90_ms = summary.quantile(0.9);
+  counters->p99_ms = summary.quantile(0.99);
+  counters->max_ms = summary.max;
+}
 
 }  // namespace adfast::c_api

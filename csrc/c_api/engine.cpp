@@ -1,12 +1,13 @@
 // Plans and frames.
 #include <algorithm>
-#include <cmath>
+#include <string>
 #include <vector>
 
 #include "c_api/common.h"
 #include "core/text.h"
 #include "plan/plan.h"
 #include "plan/verify.h"
+#include "runtime/regions.h"
 
 using adfast::Engine;
 using adfast::Error;
@@ -17,10 +18,8 @@ using namespace adfast::c_api;
 namespace {
 
 Job job_of(const adfast_frame* frame, const adfast_result* result) {
-  require_struct(frame, "adfast_frame");
   require_struct(result, "adfast_result");
-  Job job;
-  job.frame = view_of(*frame);
+  Job job = adfast::c_api::job_of(frame);
   job.map = result->map;
   job.network_map = result->network_map;
   return job;
@@ -29,11 +28,12 @@ Job job_of(const adfast_frame* frame, const adfast_result* result) {
 void fill(const Engine& engine, const Job& job, adfast_result* result) {
   result->score = job.score;
   result->threshold = engine.threshold();
-  result->is_anomalous = std::isnan(engine.threshold()) ? -1 : job.score > engine.threshold();
+  result->is_anomalous = verdict(engine, job.score);
   result->frame_ms = job.timings.frame;
   result->network_ms = job.timings.network;
   result->map_ms = job.timings.map;
   result->total_ms = job.timings.total;
+  result->inspected = rectangle_of(engine.inspected(job));
 }
 
 }  // namespace
@@ -88,6 +88,41 @@ adfast_status adfast_predict_batch(adfast_engine* engine, const adfast_frame* fr
   });
 }
 
+adfast_status adfast_find_regions(const float* map, int32_t width, int32_t height,
+                                  const adfast_region_options* options, adfast_region* regions,
+                                  size_t capacity, size_t* count) {
+  return guarded([&] {
+    require_struct(options, "adfast_region_options");
+    if (map == nullptr || count == nullptr || (regions == nullptr && capacity != 0) || width < 0 ||
+        height < 0 || width > adfast::max_frame_side || height > adfast::max_frame_side) {
+      throw Error(ErrorKind::argument,
+                  "[find_regions] map, count and regions must not be null, width and height from 0 "
+                  "to " +
+                      std::to_string(adfast::max_frame_side));
+    }
+    adfast::RegionRule rule;
+    rule.threshold = options->threshold;
+    rule.thresholds = options->thresholds;
+    if (options->min_peak != 0) rule.min_peak = options->min_peak;
+    rule.min_area = options->min_area;
+    const auto found = adfast::find_regions(map, height, width, rule);
+    *count = found.size();
+    for (size_t i = 0; i < std::min(capacity, found.size()); ++i) {
+      const adfast::Region& r = found[i];
+      regions[i] = {
+          rectangle_of(r.box),           r.area, r.peak, r.mean, static_cast<int32_t>(r.peak_x),
+          static_cast<int32_t>(r.peak_y)};
+    }
+  });
+}
+
+adfast_status adfast_warmup(adfast_engine* engine, int32_t count) {
+  return guarded([&] {
+    require_handle(engine, "[warmup] engine");
+    engine->engine->warmup(count);
+  });
+}
+
 adfast_status adfast_get_info(const adfast_engine* engine, adfast_info* info) {
   return guarded([&] {
     require_handle(engine, "[info] engine");
@@ -101,6 +136,9 @@ adfast_status adfast_get_info(const adfast_engine* engine, adfast_info* info) {
     info->isa = e.info().isa.c_str();
     info->model = e.model().c_str();
     info->device = e.info().device.c_str();
+    info->tile_width = static_cast<int32_t>(e.tiles().width);
+    info->tile_height = static_cast<int32_t>(e.tiles().height);
+    info->tile_overlap = static_cast<int32_t>(e.tiles().overlap);
   });
 }
 

@@ -11,6 +11,8 @@ enum class ErrorKind {
   argument,  // the caller's argument is out of range
   io,        // the operating system refused
   run,       // the computation failed or gave a value that is not finite
+  full,      // a stream's queue has no room
+  closed,    // a stream takes no more, or gives no more
 };
 
 class Error : public std::runtime_error {

@@ -40,6 +40,9 @@ class Table {
   std::vector<int64_t> integers(std::string_view key, size_t count, int64_t low,
                                 int64_t high) const;
   std::vector<double> reals(std::string_view key, size_t count) const;
+  const std::vector<double>& reals(std::string_view key) const {
+    return get<std::vector<double>>(key, "a list of real numbers");
+  }
 
  private:
   template <class T>

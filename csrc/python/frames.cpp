@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "python/module.h"
 
 namespace py = pybind11;
 
@@ -34,9 +35,10 @@ FrameView view_of(const void* data, const std::vector<py::ssize_t>& shape,
                   const std::vector<py::ssize_t>& strides, const PixelFormat& format) {
   const bool colour = format.channels() == 3;
   if (colour ? !(shape.size() == 3 && shape[2] == 3) : shape.size() != 2) {
-    refuse_image(
-        "shape", py::tuple(py::cast(shape)),
-        std::string(colour ? "(height, width, 3)" : "(height, width)") + " for " + format.name);
+    refuse_image("shape", py::tuple(py::cast(shape)),
+                 std::string("(height, width) for grey and mosaics or (height, width, 3) for "
+                             "colour; the format is ") +
+                     format.name);
   }
   FrameView view;
   view.data = static_cast<const uint8_t*>(data);
@@ -100,6 +102,46 @@ FrameView view_of(const py::object& image, const std::string& pixel_format) {
   }
   return view_of(array.data(), {array.shape(), array.shape() + array.ndim()},
                  {array.strides(), array.strides() + array.ndim()}, format);
+}
+
+namespace {
+
+// Rows of bytes of a bool or uint8 array of the frame's size.
+IgnoreMask mask_of(const py::array& array, const FrameView& frame) {
+  const char kind = array.dtype().kind();
+  if ((kind != 'b' && kind != 'u') || array.itemsize() != 1) {
+    throw Error(ErrorKind::frame, "[predict] ignore has dtype " +
+                                      py::cast<std::string>(py::str(array.dtype())) +
+                                      ", expected bool or uint8");
+  }
+  if (array.ndim() != 2 || array.shape(0) != frame.height || array.shape(1) != frame.width) {
+    const std::vector<py::ssize_t> shape(array.shape(), array.shape() + array.ndim());
+    throw Error(ErrorKind::frame, "[predict] ignore has shape " +
+                                      py::cast<std::string>(py::str(py::tuple(py::cast(shape)))) +
+                                      ", expected the frame's (" + std::to_string(frame.height) +
+                                      ", " + std::to_string(frame.width) + ")");
+  }
+  return {static_cast<const uint8_t*>(array.data()), array.strides(0)};
+}
+
+}  // namespace
+
+py::object fill_job(const py::object& image, const std::string& pixel_format, const py::object& roi,
+                    const py::object& ignore, Job* job) {
+  job->frame = view_of(image, pixel_format);
+  if (!roi.is_none()) {
+    const auto [x, y, width, height] = py::cast<std::array<int64_t, 4>>(roi);
+    job->roi = {y, x, y + height, x + width};
+    if (job->roi.empty()) job->roi = {0, 0, 0, -1};  // of no pixels, which is refused
+  }
+  if (ignore.is_none()) return py::none();
+  // A copy only where the bytes of a row are no neighbours.
+  py::array array = py::cast<py::array>(ignore);
+  if (array.ndim() == 2 && array.strides(1) != 1) {
+    array = py::array::ensure(array, py::array::c_style);
+  }
+  job->ignore = mask_of(array, job->frame);
+  return array;
 }
 
 }  // namespace adfast::python

@@ -1,4 +1,6 @@
 // The Python skin: borrows buffers, releases the GIL, turns errors into adfast.errors' classes.
+#include "python/module.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -14,6 +16,7 @@
 #include "runtime/engine.h"
 #include "runtime/host_session.h"
 #include "runtime/raw_run.h"
+#include "runtime/regions.h"
 
 namespace py = pybind11;
 using namespace adfast;
@@ -22,45 +25,45 @@ using adfast::python::view_of;
 namespace {
 
 struct Request {
-  py::object image;
-  py::array_t<float> map, network_map;
+  py::object image, mask;
+  py::array_t<float> map;
+  py::object network_map = py::none();
   Job job;
 };
 
-Request request_for(const Engine& engine, const py::object& image,
-                    const std::string& pixel_format) {
-  Request request{image, {}, {}, {}};
-  request.job.frame = view_of(image, pixel_format);
-  const auto& frame = request.job.frame;
-  request.map = py::array_t<float>({frame.height, frame.width});
-  request.network_map = py::array_t<float>({engine.map_height(), engine.map_width()});
-  request.job.map = request.map.mutable_data();
-  request.job.network_map = request.network_map.mutable_data();
+Request request_for(const Engine& engine, const py::object& image, const std::string& pixel_format,
+                    const py::object& roi, const py::object& ignore) {
+  Request request;
+  request.image = image;
+  Job& job = request.job;
+  request.mask = python::fill_job(image, pixel_format, roi, ignore, &job);
+  request.map = py::array_t<float>({job.frame.height, job.frame.width});
+  job.map = request.map.mutable_data();
+  if (!engine.tiled(job)) {
+    py::array_t<float> map({engine.map_height(), engine.map_width()});
+    job.network_map = map.mutable_data();
+    request.network_map = map;
+  }
   return request;
 }
 
 py::dict result_of(const Engine& engine, Request& request) {
-  const Timings& t = request.job.timings;
   const auto& frame = request.job.frame;
-  const Rectangle part = frame.height > 0 && frame.width > 0
-                             ? inspected_part(engine.geometry(), frame.height, frame.width)
-                             : Rectangle{};
-  py::dict timings;
-  timings["frame"] = t.frame;
-  timings["network"] = t.network;
-  timings["map"] = t.map;
-  timings["total"] = t.total;
+  const Rectangle part =
+      frame.height > 0 && frame.width > 0 ? engine.inspected(request.job) : Rectangle{};
   py::dict result;
   result["score"] = request.job.score;
   result["map"] = request.map;
   result["network_map"] = request.network_map;
-  result["timings"] = timings;
-  result["inspected"] = py::make_tuple(part.top, part.left, part.bottom, part.right);
+  result["timings"] = python::timings_of(request.job.timings);
+  result["inspected"] = python::box_of(part);
   return result;
 }
 
-py::dict predict(Engine& engine, const py::object& image, const std::string& pixel_format) {
-  Request request = request_for(engine, image, pixel_format);
+py::dict predict(Engine& engine, const py::object& image, const std::string& pixel_format,
+                 const py::object& roi, const py::object& ignore, bool counted) {
+  Request request = request_for(engine, image, pixel_format, roi, ignore);
+  request.job.counted = counted;
   {
     py::gil_scoped_release release;
     engine.predict(request.job);
@@ -69,11 +72,12 @@ py::dict predict(Engine& engine, const py::object& image, const std::string& pix
 }
 
 py::list predict_batch(Engine& engine, const std::vector<py::object>& images,
-                       const std::string& pixel_format) {
+                       const std::string& pixel_format, const py::object& roi,
+                       const py::object& ignore) {
   std::vector<Request> requests;
   std::vector<Job> jobs;
   for (const py::object& image : images) {
-    requests.push_back(request_for(engine, image, pixel_format));
+    requests.push_back(request_for(engine, image, pixel_format, roi, ignore));
     jobs.push_back(requests.back().job);
   }
   {
@@ -102,6 +106,10 @@ py::dict describe(const Engine& engine) {
   info["resize"] = py::make_tuple(g.resize_height, g.resize_width);
   info["crop"] = py::make_tuple(g.crop_height, g.crop_width);
   info["map_size"] = py::make_tuple(engine.map_height(), engine.map_width());
+  info["tile"] =
+      engine.tiles().height == 0
+          ? py::object(py::none())
+          : py::make_tuple(engine.tiles().height, engine.tiles().width, engine.tiles().overlap);
   info["frame_memory"] = session.frame_memory;
   return info;
 }
@@ -246,6 +254,34 @@ py::dict run_graph(const std::string& path, const std::map<std::string, FloatArr
   return result;
 }
 
+py::list regions(const FloatArray& map, const py::object& threshold, float min_peak,
+                 int64_t min_area) {
+  if (map.ndim() != 2) {
+    throw Error(ErrorKind::argument, "[regions] the map must be (height, width)");
+  }
+  RegionRule rule;
+  FloatArray thresholds;
+  if (py::isinstance<py::array>(threshold)) {
+    thresholds = py::cast<FloatArray>(threshold);
+    if (thresholds.ndim() != 2 || thresholds.shape(0) != map.shape(0) ||
+        thresholds.shape(1) != map.shape(1)) {
+      throw Error(ErrorKind::argument, "[regions] thresholds must be of the map's shape");
+    }
+    rule.thresholds = thresholds.data();
+  } else {
+    rule.threshold = py::cast<float>(threshold);
+  }
+  rule.min_peak = min_peak;
+  rule.min_area = min_area;
+  py::list result;
+  for (const Region& r : find_regions(map.data(), map.shape(0), map.shape(1), rule)) {
+    result.append(py::make_tuple(
+        py::make_tuple(r.box.left, r.box.top, r.box.right - r.box.left, r.box.bottom - r.box.top),
+        r.area, r.peak, r.mean, py::make_tuple(r.peak_x, r.peak_y)));
+  }
+  return result;
+}
+
 template <size_t size>
 py::bytes bytes_of(const std::array<uint8_t, size>& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), size};
@@ -271,6 +307,23 @@ bool native_bf16() {
 
 }  // namespace
 
+namespace adfast::python {
+
+py::dict timings_of(const Timings& t) {
+  py::dict timings;
+  timings["frame"] = t.frame;
+  timings["network"] = t.network;
+  timings["map"] = t.map;
+  timings["total"] = t.total;
+  return timings;
+}
+
+py::tuple box_of(const Rectangle& r) {
+  return py::make_tuple(r.left, r.top, r.right - r.left, r.bottom - r.top);
+}
+
+}  // namespace adfast::python
+
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The compiled engine; use the package adfast, whose public names are documented.";
 
@@ -283,6 +336,8 @@ PYBIND11_MODULE(_core, m) {
       if (error.kind() == ErrorKind::plan) name = "PlanError";
       if (error.kind() == ErrorKind::frame) name = "FrameError";
       if (error.kind() == ErrorKind::argument) name = "ArgumentError";
+      if (error.kind() == ErrorKind::full) name = "StreamFull";
+      if (error.kind() == ErrorKind::closed) name = "StreamClosed";
       const py::object type = py::module_::import("adfast.errors").attr(name);
       PyErr_SetString(type.ptr(), error.what());
     }
@@ -302,19 +357,24 @@ PYBIND11_MODULE(_core, m) {
             return py::bytes(text_of(plan.section(name)));
           },
           py::arg("name"));
-  py::class_<Engine>(m, "Engine")
+  py::class_<Engine, std::shared_ptr<Engine>> engine(m, "Engine");
+  python::define_streams(m, engine);
+  engine
       .def(py::init([](const Plan& plan, int threads, const std::string& precision,
                        const std::string& isa, const std::string& tactics,
                        const std::string& device, const std::vector<std::string>& folders) {
              py::gil_scoped_release release;
-             return std::make_unique<Engine>(
+             return std::make_shared<Engine>(
                  plan, EngineOptions{threads, precision, isa, tactics, device, folders});
            }),
            py::arg("plan"), py::arg("threads") = 0, py::arg("precision") = "", py::arg("isa") = "",
            py::arg("tactics") = "", py::arg("device") = "cpu",
            py::arg("folders") = std::vector<std::string>())
-      .def("predict", &predict, py::arg("image"), py::arg("pixel_format"))
-      .def("predict_batch", &predict_batch, py::arg("images"), py::arg("pixel_format"))
+      .def("predict", &predict, py::arg("image"), py::arg("pixel_format") = "",
+           py::arg("roi") = py::none(), py::arg("ignore") = py::none(), py::arg("counted") = true)
+      .def("warmup", &Engine::warmup, py::arg("n"), py::call_guard<py::gil_scoped_release>())
+      .def("predict_batch", &predict_batch, py::arg("images"), py::arg("pixel_format") = "",
+           py::arg("roi") = py::none(), py::arg("ignore") = py::none())
       .def("profile", &profile, py::arg("image"), py::arg("pixel_format"))
       .def("observe", &observe, py::arg("image"), py::arg("ranges"), py::arg("bins"))
       .def("describe", &describe);
@@ -324,6 +384,11 @@ PYBIND11_MODULE(_core, m) {
   m.def("run_graph", &run_graph, py::arg("path"), py::arg("inputs"), py::arg("precision") = "f32",
         py::arg("isa") = "", py::arg("lanes") = 1, py::arg("tactic") = "",
         py::arg("device") = "cpu", py::arg("folders") = std::vector<std::string>());
+  m.def("regions", &regions, py::arg("map"), py::arg("threshold"), py::arg("min_peak"),
+        py::arg("min_area"));
+  py::list formats;
+  for (const PixelFormat& format : pixel_formats) formats.append(format.name);
+  m.attr("pixel_formats") = py::tuple(formats);
   m.def("native_bf16", &native_bf16);
   m.def("usable_processors", &usable_processors);
   m.attr("plan_version") = plan_version;

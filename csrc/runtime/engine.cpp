@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "runtime/device.h"
 #include "runtime/host_session.h"
 #include "runtime/program.h"
@@ -73,7 +74,8 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
     : geometry_(frame_geometry(plan.graph)),
       tiles_(tile_rule(plan.fields)),
       score_rule_(score_rule_of(plan.fields)),
-      model_(plan.fields.has("model") ? plan.fields.text("model") : "") {
+      model_(plan.fields.has("model") ? plan.fields.text("model") : ""),
+      name_(plan.fields.has("name") ? plan.fields.text("name") : "") {
   if (plan.calibration.has("threshold")) {
     threshold_ = static_cast<float>(plan.calibration.real("threshold"));
   }
@@ -102,6 +104,15 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
                                              options.threads);
   }
   info_ = session_->info();
+  std::vector<double> quantiles;
+  if (plan.calibration.has("score.quantiles"))
+    quantiles = plan.calibration.reals("score.quantiles");
+  const bool counted = plan.calibration.has("images");
+  monitor_ = std::make_unique<Monitor>(
+      std::move(quantiles), counted ? plan.calibration.integer("images") : 0, threshold_);
+  if (!note_.empty()) log(Severity::warning, "[load] runs on the CPU: " + note_);
+  log(Severity::info, "[load] " + model_ + " on " + info_.device + ", " + info_.precision + ", " +
+                          std::to_string(info_.threads) + " threads");
 }
 
 Rectangle Engine::inspected(const Job& job) const {
@@ -199,6 +210,7 @@ void Engine::run_parts(Job& job) {
   }
   const TileAxis &rows = tiling_.rows, &columns = tiling_.columns;
   if (job.map != nullptr) std::fill_n(job.map, job.frame.height * job.frame.width, 0.0f);
+  if (job.network_map != nullptr) std::fill_n(job.network_map, map_height() * map_width(), 0.0f);
 
   // As many at once as the session works on; more would only take memory.
   const size_t at_once = info_.device == "cpu" ? static_cast<size_t>(info_.lanes) : parts_on_device;
@@ -207,42 +219,41 @@ void Engine::run_parts(Job& job) {
   const size_t tiles = rows.begin.size() * columns.begin.size();
   PartScore total;
   job.timings = {};
-  std::vector<Job> parts;
-  std::vector<size_t> places;
   for (size_t next = 0; next < tiles;) {
-    parts.clear();
-    places.clear();
-    for (; next < tiles && parts.size() < at_once; ++next) {
+    parts_.clear();
+    places_.clear();
+    for (; next < tiles && parts_.size() < at_once; ++next) {
       const int64_t y = roi.top + rows.begin[next / columns.begin.size()];
       const int64_t x = roi.left + columns.begin[next % columns.begin.size()];
       Job part;
       part.frame = part_of(job.frame, x, y, columns.size, rows.size);
       part.ignore = job.ignore.from(y, x);
       if (all_ignored(part.ignore, rows.size, columns.size)) continue;
-      const size_t slot = parts.size();
+      const size_t slot = parts_.size();
       if (job.map != nullptr) {
         part_maps_[slot].resize(static_cast<size_t>(rows.size * columns.size));
         part.map = part_maps_[slot].data();
       }
       part_network_maps_[slot].resize(static_cast<size_t>(map_height() * map_width()));
       part.network_map = part_network_maps_[slot].data();
-      parts.push_back(part);
-      places.push_back(next);
+      parts_.push_back(part);
+      places_.push_back(next);
     }
-    session_->predict_batch(parts);
-    for (size_t i = 0; i < parts.size(); ++i) {
-      check_result(parts[i]);
-      total = combined(score_rule_, total, score_of(parts[i]));
+    if (parts_.empty()) break;  // what was left is ignored
+    session_->predict_batch(parts_);
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      check_result(parts_[i]);
+      total = combined(score_rule_, total, score_of(parts_[i]));
       if (job.map != nullptr) {
-        add_tile(tiling_, places[i] / columns.begin.size(), places[i] % columns.begin.size(),
-                 parts[i].map, job.map + roi.top * job.frame.width + roi.left, job.frame.width);
+        add_tile(tiling_, places_[i] / columns.begin.size(), places_[i] % columns.begin.size(),
+                 parts_[i].map, job.map + roi.top * job.frame.width + roi.left, job.frame.width);
       }
       // Two at once take each the whole time.
-      const double share = 1.0 / static_cast<double>(parts.size());
-      job.timings.frame += parts[i].timings.frame * share;
-      job.timings.network += parts[i].timings.network * share;
+      const double share = 1.0 / static_cast<double>(parts_.size());
+      job.timings.frame += parts_[i].timings.frame * share;
+      job.timings.network += parts_[i].timings.network * share;
       if (job.network_map != nullptr) {
-        std::copy_n(parts[i].network_map, map_height() * map_width(), job.network_map);
+        std::copy_n(parts_[i].network_map, map_height() * map_width(), job.network_map);
       }
     }
   }
@@ -255,11 +266,42 @@ void Engine::run_parts(Job& job) {
   job.timings.map = std::max(0.0, took.count() - job.timings.frame - job.timings.network);
 }
 
+void Engine::warmup(int count) {
+  if (count < 0) {
+    throw Error(ErrorKind::argument,
+                "[warmup] n is " + std::to_string(count) + ", expected 0 or more");
+  }
+  Job job;
+  const std::vector<uint8_t> grey(
+      static_cast<size_t>(geometry_.resize_height * geometry_.resize_width), 128);
+  job.frame.data = grey.data();
+  job.frame.format = mono8;
+  job.frame.height = geometry_.resize_height;
+  job.frame.width = job.frame.row_stride = geometry_.resize_width;
+  job.frame.pixel_stride = 1;
+  session_->check();
+  const std::lock_guard lock(mutex_);
+  for (int i = 0; i < count; ++i) session_->predict(job);
+}
+
 void Engine::predict(Job& job) { predict_batch({&job, 1}); }
 
 void Engine::predict_batch(std::span<Job> jobs) {
   for (const Job& job : jobs) check_job(job);
-  const std::lock_guard lock(mutex_);
+  try {
+    const std::lock_guard lock(mutex_);
+    run_batch(jobs);
+  } catch (const std::exception& error) {
+    monitor_->failure();
+    log(Severity::error, error.what());
+    throw;
+  }
+  for (const Job& job : jobs) {
+    if (job.counted) monitor_->frame(job.score, job.timings.total);
+  }
+}
+
+void Engine::run_batch(std::span<Job> jobs) {
   while (!jobs.empty()) {
     // Plain ones go to the session together.
     size_t count = 0;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "plan/plan.h"
+#include "runtime/monitor.h"
 #include "runtime/session.h"
 #include "runtime/tiles.h"
 
@@ -34,6 +35,8 @@ class Engine {
   // Throws ErrorKind::frame for a frame that cannot be used and ErrorKind::run when the result is
   // not finite.
   void predict(Job& job);
+  // Runs `count` grey frames of the network's own size.
+  void warmup(int count);
   // Frames are independent: each gives the same bits here as in predict().
   void predict_batch(std::span<Job> jobs);
   std::vector<StepReport> profile(const FrameView& frame);
@@ -46,6 +49,10 @@ class Engine {
   const FrameGeometry& geometry() const { return geometry_; }
   const TileRule& tiles() const { return tiles_; }
   const ScoreRule& score_rule() const { return score_rule_; }
+  // Of what predict() and predict_batch() did with counted jobs.
+  Monitor& monitor() const { return *monitor_; }
+  // Throws what predict() would throw of a job before it begins.
+  void check_job(const Job& job) const;
   // The part of the job's frame that the network sees.
   Rectangle inspected(const Job& job) const;
   // Whether the job's frame is inspected as several tiles.
@@ -54,15 +61,16 @@ class Engine {
   float threshold() const { return threshold_; }
   // The plan's word for its model, "" when it has none.
   const std::string& model() const { return model_; }
+  const std::string& name() const { return name_; }  // likewise
   int64_t map_height() const { return info_.map_height; }
   int64_t map_width() const { return info_.map_width; }
 
  private:
   void check(const FrameView& frame) const;
-  void check_job(const Job& job) const;
   void check_result(const Job& job) const;
   bool plain(const Job& job) const;  // as a session takes it
   FrameView central_tile(const FrameView& frame) const;
+  void run_batch(std::span<Job> jobs);
   void run_parts(Job& job);
   PartScore score_of(const Job& part);
 
@@ -73,9 +81,12 @@ class Engine {
   Tiling tiling_;
   int64_t tiled_height_ = 0, tiled_width_ = 0;
   std::vector<std::vector<float>> part_maps_, part_network_maps_;
+  std::vector<Job> parts_;
+  std::vector<size_t> places_;  // of parts_ among the tiles
   std::vector<float> scratch_;
-  std::string model_, note_;
+  std::string model_, name_, note_;
   float threshold_ = std::numeric_limits<float>::quiet_NaN();
+  std::unique_ptr<Monitor> monitor_;
   std::unique_ptr<Session> session_;
   SessionInfo info_;
   std::mutex mutex_;

@@ -21,8 +21,9 @@ struct Job {
   float* map = nullptr;          // [frame.height][frame.width], or null
   float* network_map = nullptr;  // [map_height][map_width], or null; never of several tiles
   // Heeded by the engine, which gives its session plain frames.
-  Rectangle roi;      // what of the frame is inspected; empty: all
-  IgnoreMask ignore;  // of the frame's size
+  Rectangle roi;        // what of the frame is inspected; empty: all
+  IgnoreMask ignore;    // of the frame's size
+  bool counted = true;  // by the engine's monitor
   float score = 0;
   Timings timings;
 };

@@ -19,7 +19,24 @@ public enum Status : int {
   ErrorFrame = 2,
   ErrorArgument = 3,
   ErrorIo = 4,
-  ErrorRun = 5
+  ErrorRun = 5,
+  ErrorFull = 6,
+  ErrorClosed = 7,
+  Timeout = 8
+}
+
+public enum Policy : int {
+  Block = 0,
+  DropOldest = 1,
+  DropNewest = 2,
+  Reject = 3
+}
+
+public enum Severity : int {
+  Debug = 0,
+  Info = 1,
+  Warning = 2,
+  Error = 3
 }
 
 public enum PixelFormat : uint {
@@ -49,6 +66,14 @@ public struct adfast_options {
 }
 
 [StructLayout(LayoutKind.Sequential)]
+public struct adfast_rectangle {
+  public int x;
+  public int y;
+  public int width;
+  public int height;
+}
+
+[StructLayout(LayoutKind.Sequential)]
 public struct adfast_frame {
   public UIntPtr struct_size;
   public IntPtr data;
@@ -56,6 +81,9 @@ public struct adfast_frame {
   public int height;
   public IntPtr row_stride;
   public uint pixel_format;
+  public adfast_rectangle roi;
+  public IntPtr ignore;
+  public IntPtr ignore_stride;
 }
 
 [StructLayout(LayoutKind.Sequential)]
@@ -70,6 +98,26 @@ public struct adfast_result {
   public double network_ms;
   public double map_ms;
   public double total_ms;
+  public adfast_rectangle inspected;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+public struct adfast_region {
+  public adfast_rectangle box;
+  public long area;
+  public float peak;
+  public float mean;
+  public int peak_x;
+  public int peak_y;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+public struct adfast_region_options {
+  public UIntPtr struct_size;
+  public float threshold;
+  public IntPtr thresholds;
+  public float min_peak;
+  public long min_area;
 }
 
 [StructLayout(LayoutKind.Sequential)]
@@ -83,6 +131,81 @@ public struct adfast_info {
   public IntPtr isa;
   public IntPtr model;
   public IntPtr device;
+  public int tile_width;
+  public int tile_height;
+  public int tile_overlap;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+public struct adfast_counters {
+  public UIntPtr struct_size;
+  public ulong frames;
+  public ulong anomalous;
+  public ulong failures;
+  public double mean_ms;
+  public double p50_ms;
+  public double p90_ms;
+  public double p99_ms;
+  public double p999_ms;
+  public double max_ms;
+  public double drift_distance;
+  public double drift_limit;
+  public int drift_alarm;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+public struct adfast_stream_result {
+  public UIntPtr struct_size;
+  public ulong ticket;
+  public ulong id;
+  public long timestamp;
+  public ulong dropped_before;
+  public Status status;
+  public IntPtr error;
+  public float score;
+  public float threshold;
+  public int is_anomalous;
+  public int width;
+  public int height;
+  public IntPtr map;
+  public adfast_rectangle inspected;
+  public double queue_ms;
+  public double total_ms;
+  public double frame_ms;
+  public double network_ms;
+  public double map_ms;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+public struct adfast_stream_options {
+  public UIntPtr struct_size;
+  public int capacity;
+  public int policy;
+  public double deadline_ms;
+  public int with_map;
+  public IntPtr callback;
+  public IntPtr user;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+public struct adfast_stream_counters {
+  public UIntPtr struct_size;
+  public ulong submitted;
+  public ulong completed;
+  public ulong failed;
+  public ulong dropped_oldest;
+  public ulong dropped_newest;
+  public ulong rejected;
+  public ulong expired;
+  public ulong discarded;
+  public ulong queued;
+  public ulong working;
+  public ulong waiting;
+  public ulong callback_errors;
+  public double p50_ms;
+  public double p90_ms;
+  public double p99_ms;
+  public double max_ms;
 }
 
 public static class Native {
@@ -106,6 +229,40 @@ public static class Native {
   public static extern IntPtr adfast_last_error();
   [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
   public static extern IntPtr adfast_version();
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern Status adfast_find_regions([In] float[] map, int width, int height,
+                                                  ref adfast_region_options options,
+                                                  [Out] adfast_region[] regions,
+                                                  UIntPtr capacity, out UIntPtr count);
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern Status adfast_warmup(IntPtr engine, int count);
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern Status adfast_get_counters(IntPtr engine, ref adfast_counters counters);
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern Status adfast_stream_open(IntPtr engine, ref adfast_stream_options options,
+                                                 out IntPtr stream);
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern Status adfast_stream_submit(IntPtr stream, ref adfast_frame frame, ulong id,
+                                                   long timestamp, out ulong ticket);
+  // The result is an adfast_stream_result, until it is released.
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern Status adfast_stream_poll(IntPtr stream, double timeout_ms,
+                                                 out IntPtr result);
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern void adfast_stream_release(IntPtr result);
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern Status adfast_stream_close(IntPtr stream, int drain);
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern void adfast_stream_destroy(IntPtr stream);
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern Status adfast_stream_get_counters(IntPtr stream,
+                                                         ref adfast_stream_counters counters);
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern Status adfast_metrics_text(IntPtr engine, IntPtr stream, byte[] text,
+                                                  UIntPtr capacity, out UIntPtr needed);
+  // A delegate that the program keeps alive: void (Severity, IntPtr line, IntPtr user).
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern void adfast_set_log(IntPtr callback, IntPtr user, Severity least);
 }
 
 public class Failure : Exception {

@@ -6,7 +6,7 @@
 """
 
 from adfast._version import __version__
-from adfast.engine import Engine, Result, load
+from adfast.engine import PIXEL_FORMATS, Engine, load, set_log
 from adfast.errors import (
     AdfastError,
     ArgumentError,
@@ -15,18 +15,31 @@ from adfast.errors import (
     FrameError,
     ModelError,
     PlanError,
+    StreamClosed,
+    StreamFull,
 )
+from adfast.result import Box, Region, Result
+from adfast.stream import Frame, Stream, StreamResult
 
 __all__ = [
+    "PIXEL_FORMATS",
     "AdfastError",
     "ArgumentError",
+    "Box",
     "CompileError",
     "DataError",
     "Engine",
+    "Frame",
     "FrameError",
     "ModelError",
     "PlanError",
+    "Region",
     "Result",
+    "Stream",
+    "StreamClosed",
+    "StreamFull",
+    "StreamResult",
     "__version__",
     "load",
+    "set_log",
 ]

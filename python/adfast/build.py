@@ -34,6 +34,7 @@ PARITY_IMAGES = 16
 DRIFT_IMAGES = 32
 GOLDEN_FRAMES = 3
 GOLDEN_SIDE = 512
+MAX_SIDE = 32768  # of a frame, as the engine takes it
 # |map - reference| over the reference's maximum, engine in f32.
 WARN_ABOVE = 1e-4
 FAIL_ABOVE = 1e-3
@@ -62,6 +63,8 @@ def build(
     calibrate: str | os.PathLike[str] | None = None,
     max_fpr: float | None = None,
     threshold_from: str | os.PathLike[str] | None = None,
+    tile: tuple[int, int] | None = None,
+    overlap: int | None = None,
     passes_off: Sequence[str] = (),
     created: str = "",
     log: Log | None = None,
@@ -82,6 +85,10 @@ def build(
         threshold_from: folder of labelled images, good/ and <defect>/ (or test/ with those inside),
             to take the threshold from: the one of the largest F1, or with `max_fpr` the one that
             keeps this rate on the good ones among them.
+        tile: (height, width) in pixels: a frame larger than that is inspected in tiles of this
+            size, each as the network was trained to see whole images, and their maps are joined.
+        overlap: pixels that neighbouring tiles share at least, at most half of a tile; an eighth
+            of the shorter side by default.
         passes_off: compiler passes to leave out.
         created: ISO time for the plan's provenance; now by default.
         log: called with lines for people.
@@ -101,6 +108,7 @@ def build(
         raise ArgumentError(
             f"[build] precision is {precision!r}, expected auto, {', '.join(PRECISIONS)}"
         )
+    tiles = tile_fields(tile, overlap)
     output = Path(output)
     check_writable(output)
     good = _good_images(Path(source), calibrate, threshold_from, max_fpr, say)
@@ -108,6 +116,7 @@ def build(
         made = _open(Path(source), Path(scratch), good, passes_off, say, track)
         provisional = Path(scratch) / "provisional.plan"
         compiled = made.compiled
+        compiled.fields.update(tiles)
         write_plan(provisional, compiled.graph, compiled.fields, {}, Golden(), {}, {})
         frames = _parity_frames(made, compiled)
         say(f"comparing with {made.reference} on {len(frames)} images")
@@ -132,6 +141,40 @@ def build(
             raise CompileError(f"the finished plan fails its own golden frames: {test}")
     say(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB, precision {chosen})")
     return {"precision": chosen, "calibration": calibration, "parity": report}
+
+
+def tile_fields(tile: tuple[int, int] | None, overlap: int | None) -> dict[str, Any]:
+    """Make the fields of a plan that inspects large frames in tiles; none without.
+
+    Raises:
+        ArgumentError: a side or the overlap is out of range.
+    """
+    if tile is None:
+        if overlap is not None:
+            raise ArgumentError("[build] an overlap needs tiles: give their size with --tile")
+        return {}
+    shorter = min(tile)
+    overlap = shorter // 8 if overlap is None else overlap
+    if shorter < 16 or max(tile) > MAX_SIDE:
+        raise ArgumentError(
+            f"[build] tiles of {tile[0]}x{tile[1]}, expected 16 to {MAX_SIDE} a side"
+        )
+    if not 0 <= overlap <= shorter // 2:
+        raise ArgumentError(
+            f"[build] an overlap of {overlap} pixels, expected 0 to {shorter // 2}, half of a tile"
+        )
+    return {"tile.size": list(tile), "tile.overlap": overlap}
+
+
+def _within_tile(frame: np.ndarray, fields: dict[str, Any]) -> np.ndarray:
+    """Cut the middle of a frame that would be inspected in tiles, to compare single answers."""
+    if "tile.size" not in fields:
+        return frame
+    height, width = (
+        min(side, most) for side, most in zip(frame.shape[:2], fields["tile.size"], strict=True)
+    )
+    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+    return frame[top : top + height, left : left + width]
 
 
 def _good_images(
@@ -208,7 +251,8 @@ def _parity_frames(made: _Source, compiled: Compiled) -> list[np.ndarray]:
     if not made.good.images:
         return generated_frames(count, *compiled.fields["frame.resize"])
     good = made.good.images
-    return [_decimated(read_image(good[index])) for index in _spread(len(good), count)]
+    images = (read_image(good[index]) for index in _spread(len(good), count))
+    return [_decimated(_within_tile(image, compiled.fields)) for image in images]
 
 
 def generated_frames(count: int, height: int, width: int) -> list[np.ndarray]:

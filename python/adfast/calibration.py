@@ -30,6 +30,8 @@ from adfast.progress import Track, silent
 
 # A threshold of the largest F1 that calls more good images anomalous is warned about.
 F1_FPR_WARNING = 0.1
+# Of the good scores, which drift on the line is told from.
+QUANTILES = 101
 
 Log = Callable[[str], None]
 
@@ -151,16 +153,27 @@ def measure(
     say(f"calibrating on {len(good.images)} images ({good.source})")
     scores: dict[Path, float] = {}
     maps = MapStatistics(len(good.images))
+    whole = engine.info["tile"] is None  # or no image was larger than a tile
     for path in track(good.images, "calibration"):
         result = engine.predict(read_image(path))
         scores[path] = result.score
-        maps.add(result.network_map)
+        if result.network_map is None:
+            maps.add(result.map[result.inspected.slices])
+            whole = True
+        else:
+            maps.add(result.network_map)
+    if not whole:
+        say(
+            "warning: no image for the threshold is larger than a tile: it is for single tiles, "
+            "and a frame of many is called anomalous more often; give whole frames"
+        )
     values = np.array(list(scores.values()))
     table |= {
         "score.min": float(values.min()),
         "score.mean": float(values.mean()),
         "score.std": float(values.std()),
         "score.max": float(values.max()),
+        "score.quantiles": np.quantile(values, np.linspace(0, 1, QUANTILES)).tolist(),
         "map.mean": maps.mean(),
         "map.max": maps.quantile(0.999),
     }

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 
 from adfast.errors import AdfastError
-from adfast.terminal import printable
 
 #: Command, what it does, an example. In the order of a model's life.
 COMMANDS = (
@@ -27,6 +26,11 @@ COMMANDS = (
         "cifar10",
         "make one-class data sets from CIFAR-10's published files",
         "adfast cifar10 cifar-10-batches-bin --normal cat --out data/cat",
+    ),
+    (
+        "tile",
+        "cut a data set of large images into tiles",
+        "adfast tile data/boards --tile 512 --out data/boards-tiles",
     ),
     ("export", "write a trained model as ONNX", "adfast export runs/screws -o screws.onnx"),
     (
@@ -207,8 +211,7 @@ def _module(command: str):  # noqa: ANN202
 
 
 def _fail(command: str | None, text: str) -> int:
-    text = f"adfast {command}: {text}" if command else f"adfast: {text}"
-    print(printable(text), file=sys.stderr)
+    print(f"adfast {command}: {text}" if command else f"adfast: {text}", file=sys.stderr)
     return 1
 
 

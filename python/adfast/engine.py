@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,46 +12,15 @@ import numpy as np
 from adfast._native import _core
 from adfast._version import __version__
 from adfast.devices import library_folders
-from adfast.errors import ArgumentError, FrameError, PlanError
+from adfast.errors import FrameError, PlanError
+from adfast.result import Box, Result
+from adfast.stream import Stream, StreamResult, open_stream
 
 if TYPE_CHECKING:
     from adfast.signing import PublicKey
 
-
-@dataclass(frozen=True)
-class Result:
-    """What the engine says of one frame.
-
-    Attributes:
-        score: the raw anomaly score, any non-negative float; higher is more anomalous. Scores of
-            different plans are not comparable.
-        map: float32 (H, W) of the frame's own size: the anomaly map, resized bilinearly. Outside
-            `inspected` it is 0.
-        network_map: float32 (h, w): the same map at the network's resolution, which `score` is
-            taken from.
-        inspected: (top, left, bottom, right) in frame pixels, the part of the frame that the
-            network sees; bottom and right are exclusive.
-        threshold: the plan's threshold on `score`, or None for a plan that was not calibrated.
-        timings: milliseconds for "frame" (resize and normalise), "network", "map" (resize to the
-            frame) and "total".
-    """
-
-    score: float
-    map: np.ndarray
-    network_map: np.ndarray
-    inspected: tuple[int, int, int, int]
-    threshold: float | None
-    timings: dict[str, float]
-
-    @property
-    def is_anomalous(self) -> bool | None:
-        """Whether `score` is above `threshold`; None for a plan that was not calibrated."""
-        return None if self.threshold is None else self.score > self.threshold
-
-    @property
-    def mask(self) -> np.ndarray | None:
-        """Bool (H, W), where `map` is above `threshold`; None for an uncalibrated plan."""
-        return None if self.threshold is None else self.map > self.threshold
+#: The names of GenICam's PFNC that frames can have.
+PIXEL_FORMATS: tuple[str, ...] = _core.pixel_formats
 
 
 class Engine:
@@ -69,7 +38,14 @@ class Engine:
         self._plan = plan
         self._threshold = plan["calibration"].get("threshold")
 
-    def predict(self, image: Any, *, pixel_format: str = "") -> Result:
+    def predict(
+        self,
+        image: Any,
+        *,
+        pixel_format: str = "",
+        roi: tuple[int, int, int, int] | None = None,
+        ignore: Any = None,
+    ) -> Result:
         """Inspect one frame.
 
         Args:
@@ -82,29 +58,88 @@ class Engine:
                 "Mono10", "Mono12", "Mono16" for uint16 (H, W), "BayerRG8" and its like for a
                 mosaic (H, W). Empty: uint8, "RGB8" or "Mono8" by the shape. Values span all the
                 bits that the format has, whatever the image holds.
+            roi: (x, y, width, height), what is inspected as if it were the whole frame. The map
+                keeps the frame's size and is 0 elsewhere.
+            ignore: bool or uint8 (H, W), what does not count: there the map is 0, and the score is
+                that of the rest, by the plan's own rule. The network still sees these pixels.
 
         Raises:
-            FrameError: wrong dtype, shape or channel count, or an unreadable file.
+            FrameError: wrong dtype, shape or channel count, or an unreadable file; a roi that does
+                not lie in the frame; an `ignore` of another size.
+            ArgumentError: an unknown pixel format; `ignore` for a plan of a foreign model whose
+                score follows no rule that the plan names.
             AdfastError: the result is not a finite number.
         """
-        return self._result(self._core.predict(_as_array(image), pixel_format))
+        return self._result(
+            self._core.predict(_as_array(image), pixel_format, roi, _as_mask(ignore))
+        )
 
-    def predict_batch(self, images: Iterable[Any], *, pixel_format: str = "") -> list[Result]:
+    def predict_batch(
+        self,
+        images: Iterable[Any],
+        *,
+        pixel_format: str = "",
+        roi: tuple[int, int, int, int] | None = None,
+        ignore: Any = None,
+    ) -> list[Result]:
         """Inspect frames, of any sizes; side by side where the plan runs in two lanes.
 
         Arguments and errors are those of `predict`; the results are the same to the last bit.
         """
         arrays = [_as_array(image) for image in images]
-        return [self._result(raw) for raw in self._core.predict_batch(arrays, pixel_format)]
+        raw = self._core.predict_batch(arrays, pixel_format, roi, _as_mask(ignore))
+        return [self._result(each) for each in raw]
+
+    def stream(
+        self,
+        *,
+        capacity: int = 4,
+        policy: str = "block",
+        deadline_ms: float | None = None,
+        with_map: bool = True,
+        callback: Callable[[StreamResult], None] | None = None,
+    ) -> Stream:
+        """Open a stream: frames are queued as they come, results follow in order.
+
+        Args:
+            capacity: frames that wait at most, and results that wait to be polled; 1 to 4096.
+            policy: what becomes of a frame that comes when the queue is full: "block", `submit`
+                waits; "drop_oldest", the frame that waited longest makes room; "drop_newest", the
+                new one is dropped; "error", `submit` raises StreamFull.
+            deadline_ms: a frame that waited longer is dropped; None: none is.
+            with_map: results have maps.
+            callback: called with every `StreamResult`, one after the other, from a thread of the
+                stream; without it results wait for `Stream.poll`.
+
+        Raises:
+            ArgumentError: one of them is out of range.
+        """
+        return open_stream(self, self._core, capacity, policy, deadline_ms, with_map, callback)
+
+    @property
+    def threshold(self) -> float | None:
+        """The plan's threshold on the score; None for a plan that was not calibrated."""
+        return self._threshold
+
+    @property
+    def counters(self) -> dict[str, Any]:
+        """What the engine has done since it was loaded; warm-up and self-test do not count.
+
+        "frames", "anomalous", "failures"; "latency_ms" with "mean", "p50", "p90", "p99", "p99.9"
+        and "max" (quantiles within a tenth); "drift": "distance", that of Kolmogorov and Smirnov
+        between the last 256 scores that are not above the threshold and those of calibration,
+        "limit", what of it raises the "alarm" (an unchanged line does so at one look of a
+        thousand). They are NaN where the plan has no such scores, or before the 32nd frame.
+        """
+        return self._core.counters()
+
+    def metrics_text(self, stream: Stream | None = None) -> str:
+        """Return all counters, and a stream's, as a page in Prometheus' text format."""
+        return self._core.metrics_text(None if stream is None else stream._core)
 
     def warmup(self, n: int = 3) -> None:
         """Run `n` grey frames of the network's own size, so that the first real one is not slow."""
-        if n < 0:
-            raise ArgumentError(f"[warmup] n is {n}, expected 0 or more")
-        height, width = self._core.describe()["resize"]
-        frame = np.full((height, width), 128, np.uint8)
-        for _ in range(n):
-            self._core.predict(frame, "")
+        self._core.warmup(n)
 
     def self_test(self) -> dict[str, Any]:
         """Run the plan's golden frames and compare with the maps the trained model gave.
@@ -121,7 +156,7 @@ class Engine:
         tolerance = self._plan["golden_info"].get(f"tolerance.{known}")
         frames = []
         for golden in self._plan["golden"]:
-            result = self.predict(golden["frame"])
+            result = self._result(self._core.predict(golden["frame"], counted=False))
             peak = float(max(golden["map"].max(), 1e-30))
             error = float(np.abs(result.network_map - golden["map"]).max()) / peak
             frames.append(
@@ -196,6 +231,7 @@ class Engine:
         )
 
     def _result(self, raw: dict[str, Any]) -> Result:
+        raw["inspected"] = Box(*raw["inspected"])
         return Result(threshold=self._threshold, **raw)
 
 
@@ -249,6 +285,28 @@ def load(
         folders=[] if device == "cpu" else library_folders(),
     )
     return Engine(text, core, plan.contents())
+
+
+def set_log(
+    log: logging.Logger | Callable[[int, str], None] | None, level: int = logging.INFO
+) -> None:
+    """Say who hears of what happens in the engine, in the whole process; the default is no one.
+
+    Args:
+        log: a logger; or a function of a level of `logging` and a line, called from any thread;
+            or None.
+        level: what is below is not said: DEBUG; INFO: loaded, opened, closed; WARNING: runs on the
+            CPU, frames dropped (one line a second), scores drift; ERROR: a frame failed.
+    """
+    say = log.log if isinstance(log, logging.Logger) else log
+    levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+    least = sum(level > each for each in levels[:-1])
+    forward = None if say is None else (lambda severity, line: say(levels[severity], line))
+    _core.set_log(forward, least)
+
+
+def _as_mask(ignore: Any) -> np.ndarray | None:
+    return None if ignore is None else np.asarray(_as_array(ignore))
 
 
 def _as_array(image: Any) -> Any:

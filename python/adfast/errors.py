@@ -5,6 +5,14 @@ class AdfastError(Exception):
     """Base class of every error adfast raises on purpose."""
 
 
+class StreamFull(AdfastError):
+    """A stream's queue has no room, and its policy is to say so."""
+
+
+class StreamClosed(AdfastError):
+    """A stream takes no more frames, or has no more results."""
+
+
 class PlanError(AdfastError):
     """A plan file is broken, altered, too new, or cannot be run here."""
 

@@ -138,8 +138,7 @@ def evaluate(
             )
             rows.append(row)
             if with_masks:
-                top, left, bottom, right = result.inspected
-                inside = np.s_[top:bottom, left:right]
+                inside = result.inspected.slices
                 mask = None
                 if row.defective:
                     mask = read_mask(mask_path, frame.shape[:2])[inside]

@@ -18,6 +18,7 @@ from adfast import overlay
 from adfast.errors import AdfastError, FrameError
 from adfast.files import atomic_write
 from adfast.images import read_image, write_png
+from adfast.result import Region
 
 
 @dataclass
@@ -30,12 +31,15 @@ class Prediction:
     error: str | None = None
 
 
-def predict_files(engine: Any, paths: list[Path]) -> Iterator[Prediction]:
-    """Predict files one after another; one that cannot be read is yielded with its error."""
+def predict_files(engine: Any, paths: list[Path], **parts: Any) -> Iterator[Prediction]:
+    """Predict files one after another; one that cannot be read is yielded with its error.
+
+    `parts` are handed to `engine.predict`: roi, ignore.
+    """
     for path in paths:
         try:
             frame = read_image(path)
-            result = engine.predict(frame)
+            result = engine.predict(frame, **parts)
         except FrameError as error:
             text = str(error)
             yield Prediction(path, error=text if str(path) in text else f"{path}: {text}")
@@ -58,8 +62,19 @@ def as_record(prediction: Prediction) -> dict[str, Any]:
         "score": float(result.score),
         "threshold": None if result.threshold is None else float(result.threshold),
         "anomalous": None if result.is_anomalous is None else bool(result.is_anomalous),
-        "inspected": [int(side) for side in result.inspected],
+        "inspected": [int(side) for side in result.inspected],  # x, y, width, height
+        "regions": [] if result.threshold is None else [_region(r) for r in result.regions()],
         "timings_ms": {stage: float(ms) for stage, ms in result.timings.items()},
+    }
+
+
+def _region(region: Region) -> dict[str, Any]:
+    return {
+        "box": [int(side) for side in region.box],
+        "area": int(region.area),
+        "peak": float(region.peak),
+        "peak_at": [int(at) for at in region.peak_at],
+        "mean": float(region.mean),
     }
 
 
@@ -134,13 +149,17 @@ def run_prediction(
     folder: Path | None = None,
     kind: str = "png",
     show: Callable[[Prediction], None] = lambda prediction: None,
+    **parts: Any,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Predict all files, write outputs when `folder` is given, and collect records and failures."""
+    """Predict all files, write outputs when `folder` is given, and collect records and failures.
+
+    `parts` are handed to `engine.predict`: roi, ignore.
+    """
     names = output_names(paths)
     if folder is not None:
         make_folder(folder)
     records, failures = [], []
-    for prediction in predict_files(engine, paths):
+    for prediction in predict_files(engine, paths, **parts):
         if prediction.error is not None:
             failures.append({"image": str(prediction.path), "error": prediction.error})
         else:

@@ -15,9 +15,9 @@ import numpy as np
 
 from adfast import parity
 from adfast._version import __version__
-from adfast.engine import Result
 from adfast.errors import ArgumentError, FrameError
 from adfast.progress import Track, silent
+from adfast.result import Box, Result
 
 
 class RunEngine:
@@ -66,15 +66,14 @@ class RunEngine:
         computed = time.perf_counter()
         resize, crop = self._config.resize, self._config.crop
         part = inspected_part(frame.shape[:2], resize, crop)
-        top, left, bottom, right = part
         inside = self._torch.nn.functional.interpolate(
             self._torch.from_numpy(network_map)[None, None],
-            size=(bottom - top, right - left),
+            size=(part.height, part.width),
             mode="bilinear",
             align_corners=False,
         )
         whole = np.zeros(frame.shape[:2], np.float32)
-        whole[top:bottom, left:right] = inside[0, 0].numpy()
+        whole[part.slices] = inside[0, 0].numpy()
         end = time.perf_counter()
         return Result(
             score=score,
@@ -112,10 +111,8 @@ class RunEngine:
         }
 
 
-def inspected_part(
-    frame: tuple[int, int], resize: tuple[int, int], crop: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """Return the rectangle of a frame that a centre crop sees: top, left, bottom, right.
+def inspected_part(frame: tuple[int, int], resize: tuple[int, int], crop: tuple[int, int]) -> Box:
+    """Return the rectangle of a frame that a centre crop sees.
 
     As csrc/runtime/resample.cpp computes it: edges rounded half up, at least one pixel.
     """
@@ -126,4 +123,4 @@ def inspected_part(
         low = min(low, side - 1)
         ends.append((low, min(max(high, low + 1), side)))
     (top, bottom), (left, right) = ends
-    return top, left, bottom, right
+    return Box(left, top, right - left, bottom - top)

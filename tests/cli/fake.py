@@ -3,22 +3,20 @@
 import numpy as np
 
 from adfast.errors import FrameError
+from adfast.result import Box, Result
 
 
-class FakeResult:
-    """Has the fields of `adfast.Result`."""
-
-    def __init__(self, map_, threshold):
-        """Take a map and score its maximum."""
-        self.map = self.network_map = map_
-        self.score = float(map_.max())
-        self.threshold = threshold
-        self.is_anomalous = None if threshold is None else self.score > threshold
-        self.mask = None if threshold is None else map_ > threshold
-        self.timings = {"frame": 0.1, "network": 1.0, "map": 0.2, "total": 1.3}
-        height, width = map_.shape
-        # As a centre crop would: a margin of a quarter is not inspected.
-        self.inspected = (height // 4, width // 4, height - height // 4, width - width // 4)
+def fake_result(map_, threshold):
+    """Score a map by its maximum; as of a centre crop, a margin of a quarter is not inspected."""
+    height, width = map_.shape
+    return Result(
+        score=float(map_.max()),
+        map=map_,
+        network_map=map_,
+        inspected=Box(width // 4, height // 4, width - width // 4 * 2, height - height // 4 * 2),
+        threshold=threshold,
+        timings={"frame": 0.1, "network": 1.0, "map": 0.2, "total": 1.3},
+    )
 
 
 class FakeEngine:
@@ -43,10 +41,9 @@ class FakeEngine:
         if frame.dtype != np.uint8:
             raise FrameError("expected uint8")
         grey = frame if frame.ndim == 2 else frame.mean(axis=2)
-        result = FakeResult((np.abs(grey.astype(np.float32) - 128) / 128), self.threshold)
-        top, left, bottom, right = result.inspected
+        result = fake_result((np.abs(grey.astype(np.float32) - 128) / 128), self.threshold)
         outside = np.ones(grey.shape, bool)
-        outside[top:bottom, left:right] = False
+        outside[result.inspected.slices] = False
         result.map[outside] = 0
         return result
 

@@ -73,7 +73,7 @@ def test_predict_writes_lines_overlays_maps_and_json(tmp_path, engine, data, cap
     assert "ANOMALOUS" in out[1] and "threshold 0.5" in out[1]
     base = tmp_path / "out" / "hole" / "0"
     record = json.loads(Path(f"{base}.json").read_text())
-    assert record["anomalous"] is True and record["inspected"] == [4, 5, 12, 15]
+    assert record["anomalous"] is True and record["inspected"] == [5, 4, 10, 8]
     assert read_image(f"{base}_overlay.png").shape == (16 + 13, 20, 3)
     exact = np.load(f"{base}_map.npy")
     pil = pytest.importorskip("PIL.Image")

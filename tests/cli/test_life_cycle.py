@@ -69,7 +69,7 @@ def test_predict(plan, life, capsys):
     assert "broken.png" in captured.err
     for record in document["results"]:
         assert record["anomalous"] is (record["score"] > record["threshold"])
-        assert record["inspected"] == [4, 4, 60, 60]  # 64 of 73 rows and columns of 64 pixels
+        assert record["inspected"] == [4, 4, 56, 56]  # 64 of 73 rows and columns of 64 pixels
     assert (life / "out/data/test/stain/000_overlay.png").exists()
 
 

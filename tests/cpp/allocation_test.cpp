@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -90,32 +91,43 @@ void check_plan(const char* path, const char* tactics) {
   const Plan plan = Plan::open(path);
   constexpr int64_t side = 400;  // large enough for a map written by several threads
   const std::vector<uint8_t> pixels(side * side, 99);
-  std::vector<float> map(side * side), other(side * side);
-  std::vector<Job> jobs(2);
-  for (Job& job : jobs) job.frame = {pixels.data(), side, side, side, 1, 0, Color::grey};
-  jobs[0].map = map.data();
-  jobs[1].map = other.data();
+  std::vector<uint8_t> mask(side * side);
+  std::fill_n(mask.begin(), side * side / 3, uint8_t{1});
+  std::vector<Job> jobs(4);
+  std::vector<std::vector<float>> maps(jobs.size(), std::vector<float>(side * side));
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    jobs[i].frame = {pixels.data(), mono8, side, side, side, 1, 0};
+    jobs[i].map = maps[i].data();
+  }
+  jobs[2].frame.format = *find_format("BayerRG8");
+  // Of one size all of them: another needs other weights of the resampling.
+  jobs[3].roi = {0, 0, side, side};
+  jobs[3].ignore = {mask.data(), side};
   int engines = 0;
   // The last engine uses our own convolutions wherever they can do a step.
   for (int threads : {1, 2, 3, 2}) {
     EngineOptions options{.threads = threads, .precision = "f32"};
     if (++engines == 4) options.tactics = tactics;
     Engine engine(plan, options);
+    const std::span<Job> batch(jobs.data(), 2);
+    const auto one_by_one = [&] {
+      for (Job& job : jobs) engine.predict(job);
+    };
     for (int i = 0; i < 5; ++i) {
-      engine.predict(jobs[0]);
-      engine.predict_batch(jobs);
+      one_by_one();
+      engine.predict_batch(batch);
     }
     constexpr int frames = 50;
     ours = onednn = 0;
     counting = true;
-    for (int i = 0; i < frames; ++i) engine.predict(jobs[0]);
+    for (int i = 0; i < frames; ++i) one_by_one();
     counting = false;
     CHECK(ours == 0, "%s, %d threads: %ld in %d frames", path, threads, ours.load(), frames);
     std::printf("%s, %d threads: %.1f allocations a frame by oneDNN\n", path, threads,
                 static_cast<double>(onednn) / frames);
     ours = 0;
     counting = true;
-    for (int i = 0; i < frames; ++i) engine.predict_batch(jobs);
+    for (int i = 0; i < frames; ++i) engine.predict_batch(batch);
     counting = false;
     CHECK(ours == 0, "%s, %d threads: %ld in %d batches", path, threads, ours.load(), frames);
   }

@@ -26,7 +26,7 @@ struct Picture {
       : height(height), width(width), pixels(static_cast<size_t>(height * width * 3)) {
     for (uint8_t& pixel : pixels) pixel = static_cast<uint8_t>((seed = seed * 1664525u + 7) >> 24);
   }
-  FrameView view() const { return {pixels.data(), height, width, width * 3, 3, 1, Color::rgb}; }
+  FrameView view() const { return {pixels.data(), rgb8, height, width, width * 3, 3, 1}; }
 };
 
 struct Answer {

@@ -119,6 +119,32 @@ def test_frames_of_all_layouts(frame, pixel_format, tiny_plan, engine):
     assert got.inspected == expected.inspected
 
 
+@pytest.mark.parametrize("pixel_format", ["Mono10", "Mono16", "BayerRG8", "BayerGB8"])
+def test_formats_of_cameras(pixel_format, tiny_plan, engine):
+    mono = pixel_format.startswith("Mono")
+    top = 1 << int(pixel_format[4:]) if mono else 256
+    kind = np.uint16 if mono else np.uint8
+    frame = np.random.default_rng(2).integers(0, top, (43, 52)).astype(kind)
+    for given in (frame, frame[::-1, ::-1], frame[::2, 1:]):
+        expected = adfast.load(tiny_plan, device="cpu", precision="f32")
+        expected = expected.predict(given, pixel_format=pixel_format)
+        got = engine.predict(given, pixel_format=pixel_format)
+        np.testing.assert_allclose(got.map, expected.map, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_of_frames(tiny_plan_with, on_cuda):
+    path = tiny_plan_with(tile=(30, 32), overlap=6)
+    frame = np.random.default_rng(3).integers(0, 256, (75, 90, 3), dtype=np.uint8)
+    mask = np.zeros(frame.shape[:2], bool)
+    mask[:, 50:] = True
+    engine, expected = on_cuda(path, precision="f32"), adfast.load(path, device="cpu")
+    for parts in ({}, {"roi": (5, 7, 60, 50)}, {"ignore": mask}, {"roi": (9, 9, 30, 30)}):
+        got, want = engine.predict(frame, **parts), expected.predict(frame, **parts)
+        np.testing.assert_allclose(got.map, want.map, rtol=1e-4, atol=1e-6)
+        assert got.score == pytest.approx(want.score, rel=1e-4)
+        assert got.inspected == want.inspected
+
+
 class OnCard:
     """An array as torch and CuPy describe theirs; an emulated card's memory is the host's."""
 

@@ -38,7 +38,7 @@ def test_map_is_zero_outside_the_inspected_part(engine):
     frame = np.random.default_rng(4).integers(0, 256, (180, 200), dtype=np.uint8)
     result = engine.predict(frame)
     # resize 18x20, crop 16x16: one row of ten pixels above and below, two columns left and right.
-    assert result.inspected == (10, 20, 170, 180)
+    assert result.inspected == (20, 10, 160, 160)
     outside = np.ones(frame.shape, bool)
     outside[10:170, 20:180] = False
     assert not result.map[outside].any()

@@ -44,5 +44,5 @@ def test_resize_is_pytorchs(tmp_path, isa, size):
     )
     top, left = (resize[0] - crop[0]) // 2, (resize[1] - crop[1]) // 2
     expected = resized[0, :, top : top + crop[0], left : left + crop[1]].mean(0).numpy()
-    got = engine.predict(frame, "rgb")["network_map"]
+    got = engine.predict(frame)["network_map"]
     assert np.abs(got - expected).max() <= 255 * 2e-6

@@ -125,22 +125,69 @@ def test_import_is_quick_and_light(bare):
     assert min(seconds) < 0.4
 
 
-def test_c_and_cpp_programs_give_pythons_bits(bare, tiny_plan, frame, tmp_path):
+@pytest.fixture(scope="module")
+def programs(bare, tmp_path_factory):
+    """Build the examples against the installed package."""
     cmake = shutil.which("cmake", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
     assert cmake, "make test installs cmake into its environment"
     config = run(bare / "bin/adfast", "--cmake-dir").strip()
-    build = tmp_path / "build"
+    build = tmp_path_factory.mktemp("examples")
     run(cmake, "-S", ROOT / "examples", "-B", build, f"-Dadfast_DIR={config}")
     run(cmake, "--build", build)
+    return build
+
+
+def test_c_and_cpp_programs_give_pythons_bits(programs, tiny_plan, frame, tmp_path):
     (tmp_path / "frame.raw").write_bytes(frame.tobytes())
     result = adfast.load(tiny_plan).predict(frame)
     verdict = "anomalous" if result.is_anomalous else "good"
     expected = f"score {result.score:.9g} threshold {np.float32(result.threshold):.9g} {verdict}\n"
     for program in ("inspect_cpp", "inspect_c"):
         rest = (tmp_path / "frame.raw", "64", "48")
-        assert run(build / program, tiny_plan, *rest) == expected
-        failed = subprocess.run([build / program, "none.plan", *rest], capture_output=True)
+        assert run(programs / program, tiny_plan, *rest) == expected
+        failed = subprocess.run([programs / program, "none.plan", *rest], capture_output=True)
         assert failed.returncode == 1 and b"none.plan" in failed.stderr
+
+
+def test_streams_in_cpp_give_pythons_bits(programs, tiny_plan, frame, tmp_path):
+    files, expected = [], []
+    engine = adfast.load(tiny_plan)
+    for number in range(6):
+        shifted = np.roll(frame, number)
+        files.append(tmp_path / f"{number}.raw")
+        files[-1].write_bytes(shifted.tobytes())
+        expected.append(f"{number} {engine.predict(shifted).score:.9g}")
+    printed = run(programs / "stream_cpp", tiny_plan, frame.shape[1], frame.shape[0], *files)
+    # Two cameras: their frames mix, but none is lost.
+    assert sorted(printed.splitlines()) == expected
+
+
+def test_all_of_the_c_interface(bare, tiny_plan, tmp_path):
+    """tests/install/c_api.c checks what it can by itself; figures are compared with Python's."""
+    package = next(bare.rglob("libadfast.so")).parent.parent
+    program = tmp_path / "c_api"
+    include, library = f"-I{package}/include", f"-L{package}/lib"
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
+    source = ROOT / "tests/install/c_api.c"
+    run("cc", *flags, include, source, "-o", program, library, "-ladfast", "-lm",
+        f"-Wl,-rpath,{package}/lib")  # fmt: skip
+    lines = run(program, tiny_plan, 52, 40).splitlines()
+    engine = adfast.load(tiny_plan)
+    frame = (np.arange(40 * 52) * 7 % 251).astype(np.uint8).reshape(40, 52)
+    result = engine.predict(frame)
+    expected = [
+        f"score {result.score:.9g} {int(result.is_anomalous)}",
+        "inspected " + " ".join(str(side) for side in result.inspected),
+    ]
+    for r in result.regions(np.float32(result.score) * np.float32(0.5), min_area=2)[:4]:
+        places = (*r.box, r.area, f"{r.peak:.9g}", f"{r.mean:.6g}", *r.peak_at)
+        expected.append("region " + " ".join(str(place) for place in places))
+    ignore = np.zeros(frame.size, bool)
+    ignore[: frame.size // 2] = True
+    part = engine.predict(frame, roi=(3, 2, 47, 36))
+    mosaic = engine.predict(frame, pixel_format="BayerRG8", ignore=ignore.reshape(frame.shape))
+    expected.append(f"batch {part.score:.9g} {mosaic.score:.9g}")
+    assert lines == expected
 
 
 def test_the_library_exports_what_is_promised_and_nothing_else(bare):

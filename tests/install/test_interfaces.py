@@ -135,16 +135,13 @@ def test_the_declarations_for_csharp_are_those_of_the_header():
         name: {key: int(number, 0) for key, number in re.findall(r"(\w+) = (\w+)", body)}
         for name, body in re.findall(r"public enum (\w+) : \w+ \{(.*?)\n\}", CS, re.S)
     }
-    assert {f"adfast_{k}": v for k, v in enums.items()} == {
-        name.replace("pixel_format", "PixelFormat").replace("status", "Status"): members
-        for name, members in values.items()
-    }
+    assert enums == {in_words(name): members for name, members in values.items()}
 
 
 def test_the_sizes_for_csharp_are_those_of_c():
     """Field by field: UIntPtr and IntPtr have 8 bytes, int and float 4, double 8."""
     bytes_of = {"UIntPtr": 8, "IntPtr": 8, "int": 4, "uint": 4, "float": 4, "double": 8}
-    bytes_of |= {"long": 8, "ulong": 8, "byte": 1}
+    bytes_of |= {"long": 8, "ulong": 8, "byte": 1, "Status": 4, "adfast_rectangle": 16}
     recorded = dict(
         re.findall(r"^(\w+\.\w+) at \d+, (\d+) bytes$", layout.layout(), re.M),
     )

@@ -32,7 +32,10 @@ typedef enum adfast_status {
   ADFAST_ERROR_FRAME = 2,    /* the image has an unusable size or layout */
   ADFAST_ERROR_ARGUMENT = 3, /* an argument is out of range */
   ADFAST_ERROR_IO = 4,       /* the operating system refused */
-  ADFAST_ERROR_RUN = 5       /* the computation failed, or its result is not finite */
+  ADFAST_ERROR_RUN = 5,      /* the computation failed, or its result is not finite */
+  ADFAST_ERROR_FULL = 6,     /* a stream's queue has no room */
+  ADFAST_ERROR_CLOSED = 7,   /* a stream takes no more, or gives no more */
+  ADFAST_TIMEOUT = 8         /* nothing happened in the time given; not an error */
 } adfast_status;
 
 /* GenICam PFNC codes. The values of a format span all its bits, whatever an image holds; those of
@@ -64,14 +67,24 @@ typedef struct adfast_options {
                      any. Best a constant of the program, so that nobody swaps it with the plan */
 } adfast_options;
 
+typedef struct adfast_rectangle {
+  int32_t x, y, width, height;
+} adfast_rectangle;
+
 /* Borrowed for the duration of a call. */
 typedef struct adfast_frame {
   size_t struct_size;
-  const uint8_t* data;
+  const void* data;
   int32_t width, height;
-  ptrdiff_t
-      row_stride; /* bytes from a row to the next; 0: rows follow each other; may be negative */
-  uint32_t pixel_format;
+  /* Bytes from a row to the next; 0: rows follow each other; may be negative. */
+  ptrdiff_t row_stride;
+  uint32_t pixel_format; /* of adfast_pixel_format */
+  /* What is inspected as if it were the whole frame; all 0: the frame. */
+  adfast_rectangle roi;
+  /* What does not count: width x height bytes, other than 0 where map and score leave the frame
+   * out; NULL: everything counts. The network still sees these pixels. */
+  const uint8_t* ignore;
+  ptrdiff_t ignore_stride; /* as row_stride */
 } adfast_frame;
 
 typedef struct adfast_result {
@@ -84,7 +97,25 @@ typedef struct adfast_result {
   float threshold;      /* NaN when the plan is not calibrated */
   int32_t is_anomalous; /* 1, 0, or -1 when the plan is not calibrated */
   double frame_ms, network_ms, map_ms, total_ms;
+  adfast_rectangle
+      inspected; /* the part of the frame that the network saw; elsewhere the map is 0 */
 } adfast_result;
+
+/* A connected part of a map; pixels that touch at a corner are connected. */
+typedef struct adfast_region {
+  adfast_rectangle box;
+  int64_t area;     /* pixels above the threshold */
+  float peak, mean; /* of the map there */
+  int32_t peak_x, peak_y;
+} adfast_region;
+
+typedef struct adfast_region_options {
+  size_t struct_size;
+  float threshold;         /* a pixel belongs to a region where the map is above */
+  const float* thresholds; /* each pixel's own instead: width x height, or NULL */
+  float min_peak;          /* regions that are nowhere above are dropped; 0: none */
+  int64_t min_area;        /* regions of fewer pixels are dropped; 0: none */
+} adfast_region_options;
 
 typedef struct adfast_info {
   size_t struct_size;
@@ -94,7 +125,9 @@ typedef struct adfast_info {
   const char* precision; /* these live as long as the engine */
   const char* isa;
   const char* model;
-  const char* device; /* "cpu" or "cuda" */
+  const char* device;              /* "cpu" or "cuda" */
+  int32_t tile_width, tile_height; /* 0: frames are inspected whole */
+  int32_t tile_overlap;
 } adfast_info;
 
 /* Loads and checks a plan. `options` may be NULL. On success `*engine` is owned by the caller. */
@@ -104,7 +137,8 @@ ADFAST_API adfast_status adfast_load(const char* path, const adfast_options* opt
 /* Frees an engine; NULL is allowed. */
 ADFAST_API void adfast_destroy(adfast_engine* engine);
 
-/* Inspects one frame. When it fails, what stands in `result` is not to be used. */
+/* Inspects one frame. A plan made of tiles inspects a frame larger than a tile in parts, and then
+ * has no network_map. When it fails, what stands in `result` is not to be used. */
 ADFAST_API adfast_status adfast_predict(adfast_engine* engine, const adfast_frame* frame,
                                         adfast_result* result);
 
@@ -113,6 +147,17 @@ ADFAST_API adfast_status adfast_predict(adfast_engine* engine, const adfast_fram
 ADFAST_API adfast_status adfast_predict_batch(adfast_engine* engine, const adfast_frame* frames,
                                               adfast_result* results, size_t count);
 
+/* Finds the regions of a map (of any size, of adfast_predict's row order) that are above a
+ * threshold, the highest peak first. Writes at most `capacity` of them; `*count` is how many there
+ * are. May be called from any thread; needs no engine. */
+ADFAST_API adfast_status adfast_find_regions(const float* map, int32_t width, int32_t height,
+                                             const adfast_region_options* options,
+                                             adfast_region* regions, size_t capacity,
+                                             size_t* count);
+
+/* Runs `count` grey frames, so that the first real one is not slow. */
+ADFAST_API adfast_status adfast_warmup(adfast_engine* engine, int32_t count);
+
 ADFAST_API adfast_status adfast_get_info(const adfast_engine* engine, adfast_info* info);
 
 /* What went wrong in this thread's last failed call; never NULL, valid until the next one. */
@@ -120,6 +165,133 @@ ADFAST_API const char* adfast_last_error(void);
 
 /* "major.minor.patch" */
 ADFAST_API const char* adfast_version(void);
+
+/* ---- Counters ---- */
+
+/* Of one engine since it was loaded. Frames of adfast_warmup do not count. */
+typedef struct adfast_counters {
+  size_t struct_size;
+  uint64_t frames, anomalous, failures;
+  /* Milliseconds of a frame in the engine; quantiles are within a tenth. */
+  double mean_ms, p50_ms, p90_ms, p99_ms, p999_ms, max_ms;
+  /* The last 256 scores not above the threshold against those of calibration: the distance of
+   * Kolmogorov and Smirnov, and what of it raises the alarm (an unchanged line does at one look of
+   * a thousand). NaN: the plan has no scores to compare with, or there are fewer than 32 yet. */
+  double drift_distance, drift_limit;
+  int32_t drift_alarm; /* 1 or 0 */
+} adfast_counters;
+
+ADFAST_API adfast_status adfast_get_counters(const adfast_engine* engine,
+                                             adfast_counters* counters);
+
+/* ---- Streams ---- */
+
+/* Frames that come at their own pace: a bounded queue, a thread that works, results in order. All
+ * functions may be called from any thread; several may submit, several may poll. A stream keeps its
+ * engine alive. */
+typedef struct adfast_stream adfast_stream;
+
+/* What becomes of a frame that comes when the queue is full. */
+typedef enum adfast_policy {
+  ADFAST_BLOCK = 0,       /* adfast_stream_submit waits for room */
+  ADFAST_DROP_OLDEST = 1, /* the frame that waited longest makes room */
+  ADFAST_DROP_NEWEST = 2, /* it is dropped itself */
+  ADFAST_REJECT = 3       /* adfast_stream_submit fails with ADFAST_ERROR_FULL */
+} adfast_policy;
+
+typedef struct adfast_stream_result {
+  size_t struct_size; /* of the library's version */
+  uint64_t ticket;    /* of adfast_stream_submit; results come in this order */
+  uint64_t id;        /* given to adfast_stream_submit, as is timestamp */
+  int64_t timestamp;
+  uint64_t dropped_before; /* frames between the last result and this one that gave none */
+  adfast_status status;    /* what adfast_predict would have returned; else only `error` is valid */
+  const char* error;       /* "" where there is none */
+  float score, threshold;
+  int32_t is_anomalous;  /* as in adfast_result */
+  int32_t width, height; /* of the frame */
+  const float* map;      /* height x width, or NULL if not asked for */
+  adfast_rectangle inspected;
+  double queue_ms, total_ms; /* from submitting to the beginning of work, and to its end */
+  double frame_ms, network_ms, map_ms;
+} adfast_stream_result;
+
+/* Called by the stream's thread, one result after the other; the result is valid until it returns.
+ * May submit; must not close the stream, nor throw. */
+typedef void (*adfast_result_callback)(const adfast_stream_result* result, void* user);
+
+typedef struct adfast_stream_options {
+  size_t struct_size;
+  int32_t capacity;   /* frames that wait at most, and results that wait to be polled: 1 to 4096 */
+  int32_t policy;     /* of adfast_policy */
+  double deadline_ms; /* frames that waited longer are dropped; 0: none are */
+  int32_t with_map;   /* 1: results have maps */
+  adfast_result_callback callback; /* NULL: results wait for adfast_stream_poll */
+  void* user;                      /* for the callback */
+} adfast_stream_options;
+
+/* Every frame that was submitted is in exactly one of the counters up to `working`. */
+typedef struct adfast_stream_counters {
+  size_t struct_size;
+  uint64_t submitted;
+  uint64_t completed, failed; /* with a result */
+  uint64_t dropped_oldest, dropped_newest, rejected;
+  uint64_t expired;   /* the deadline passed */
+  uint64_t discarded; /* by closing without draining */
+  uint64_t queued, working;
+  uint64_t waiting; /* results to be polled */
+  uint64_t callback_errors;
+  double p50_ms, p90_ms, p99_ms, max_ms; /* from submitting to the result */
+} adfast_stream_counters;
+
+/* Opens a stream. On success `*stream` is owned by the caller. */
+ADFAST_API adfast_status adfast_stream_open(adfast_engine* engine,
+                                            const adfast_stream_options* options,
+                                            adfast_stream** stream);
+
+/* Copies the frame, its mask included, and queues it: a camera's buffer may be given back at once.
+ * `id` and `timestamp` come back with the result; `ticket`, which may be NULL, receives the frame's
+ * number. A frame that adfast_predict would refuse is refused here. */
+ADFAST_API adfast_status adfast_stream_submit(adfast_stream* stream, const adfast_frame* frame,
+                                              uint64_t id, int64_t timestamp, uint64_t* ticket);
+
+/* Waits up to `timeout_ms` (negative: as long as it takes) for the next result. On ADFAST_OK
+ * `*result` is owned by the caller, who gives it to adfast_stream_release; ADFAST_TIMEOUT where
+ * there is none yet, ADFAST_ERROR_CLOSED where there will be none any more. */
+ADFAST_API adfast_status adfast_stream_poll(adfast_stream* stream, double timeout_ms,
+                                            adfast_stream_result** result);
+ADFAST_API void adfast_stream_release(adfast_stream_result* result); /* NULL is allowed */
+
+/* Takes no more frames; works off those that wait (drain 1) or discards them (0), and returns when
+ * that is done. Whoever waits in submit gets ADFAST_ERROR_CLOSED; results can still be polled. */
+ADFAST_API adfast_status adfast_stream_close(adfast_stream* stream, int32_t drain);
+
+/* Closes without draining, and frees. No other call on the stream may be under way. */
+ADFAST_API void adfast_stream_destroy(adfast_stream* stream); /* NULL is allowed */
+
+ADFAST_API adfast_status adfast_stream_get_counters(const adfast_stream* stream,
+                                                    adfast_stream_counters* counters);
+
+/* ---- Observing ---- */
+
+/* All counters as a page in Prometheus' text format. `stream` may be NULL. Writes at most
+ * `capacity` bytes with the 0 at the end; `*needed`, which may be NULL, is how many it takes. */
+ADFAST_API adfast_status adfast_metrics_text(const adfast_engine* engine,
+                                             const adfast_stream* stream, char* text,
+                                             size_t capacity, size_t* needed);
+
+typedef enum adfast_severity {
+  ADFAST_DEBUG = 0,
+  ADFAST_INFO = 1,    /* loaded, opened, closed */
+  ADFAST_WARNING = 2, /* runs on the CPU, frames dropped (a line a second), scores drift */
+  ADFAST_ERROR = 3    /* a frame failed */
+} adfast_severity;
+
+typedef void (*adfast_log_callback)(adfast_severity severity, const char* line, void* user);
+
+/* Who hears of what happens, in the whole process; NULL: no one. Called by any thread, one line at
+ * a time. The library prints nothing itself. */
+ADFAST_API void adfast_set_log(adfast_log_callback callback, void* user, adfast_severity least);
 
 #ifdef __cplusplus
 }

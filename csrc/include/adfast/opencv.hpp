@@ -36,23 +36,15 @@ inline adfast_pixel_format pixel_format(const cv::Mat& image, int bits = 0) {
 }
 
 // Borrows the image, rows with gaps too; it must live as long as the frame is used.
-inline adfast_frame frame_of(const cv::Mat& image, int bits = 0) {
+inline Frame frame_of(const cv::Mat& image, int bits = 0) {
   if (image.dims > 2) throw Failure(ADFAST_ERROR_FRAME, "[opencv] a cv::Mat of more than two axes");
-  adfast_frame frame{};
-  frame.struct_size = sizeof(frame);
-  frame.pixel_format = pixel_format(image, bits);
-  frame.data = image.data;
-  frame.width = image.cols;
-  frame.height = image.rows;
   // A single row may have any step.
-  frame.row_stride = image.rows > 1 ? static_cast<ptrdiff_t>(image.step[0]) : 0;
-  return frame;
+  const ptrdiff_t stride = image.rows > 1 ? static_cast<ptrdiff_t>(image.step[0]) : 0;
+  return Frame(image.data, image.cols, image.rows, pixel_format(image, bits), stride);
 }
 
 inline Result predict(const Engine& engine, const cv::Mat& image, int bits = 0) {
-  const adfast_frame frame = frame_of(image, bits);
-  return engine.predict(frame.data, frame.width, frame.height,
-                        static_cast<adfast_pixel_format>(frame.pixel_format), frame.row_stride);
+  return engine.predict(frame_of(image, bits));
 }
 
 // 32FC1 of the frame's size. It borrows the result's memory: clone() what must outlive it.

@@ -44,6 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "instead: the one of the largest F1, or with --max-fpr the one that keeps this rate on the "
         "good ones among them. The plan records it; figures on these images are no test afterwards",
     )
+    group = parser.add_argument_group("large frames")
+    group.add_argument(
+        "--tile",
+        type=tile_size,
+        metavar="HxW",
+        help="inspect frames larger than this many pixels in tiles of this size, as 512x512: each "
+        "as the network was trained to see whole images (adfast tile cuts a data set so). Take "
+        "--calibrate with whole frames then",
+    )
+    group.add_argument(
+        "--tile-overlap",
+        type=int,
+        metavar="N",
+        help="pixels that neighbouring tiles share at least, where maps are blended (default: an "
+        "eighth of a tile's shorter side)",
+    )
     parser.add_argument(
         "--passes-off",
         default="",
@@ -51,6 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compiler passes to leave out, to find one that is wrong",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
+
+
+def tile_size(text: str) -> tuple[int, int]:
+    """Read "512x640", height and width, or "512" for both."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HxW, as 512x640")
+    return int(sides[0]), int(sides[-1])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
         calibrate=args.calibrate,
         max_fpr=args.max_fpr,
         threshold_from=args.threshold_from,
+        tile=args.tile,
+        overlap=args.tile_overlap,
         passes_off=[name.strip() for name in args.passes_off.split(",") if name.strip()],
         log=log,
         track=silent if args.quiet else bar,

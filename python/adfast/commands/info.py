@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from adfast.calibrate import describe as describe_calibration
-from adfast.terminal import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"plan": str(args.plan), **plan}, indent=1))
     else:
-        print(printable("\n".join(lines(str(args.plan), plan))))
+        print("\n".join(lines(str(args.plan), plan)))
     return 0
 
 
@@ -79,6 +78,7 @@ def lines(path: str, plan: Mapping[str, Any]) -> Iterator[str]:
             "parameters": f"{plan['parameters']:,}",
             "precision": fields.get("precision"),
             "frame": _frame_text(fields),
+            **({"tiles": _tile_text(fields)} if "tile.size" in fields else {}),
             "map": _map_text(fields),
             "score": _score_text(fields),
         }
@@ -114,6 +114,11 @@ def _frame_text(fields: Mapping[str, Any]) -> str:
     resize, crop = _by(fields.get("frame.resize", ())), _by(fields.get("frame.crop", ()))
     how = f"{fields.get('frame.interpolation')}, {antialias}"
     return f"any size, {fields.get('frame.color')}; stretched to {resize} ({how}), centre {crop}"
+
+
+def _tile_text(fields: Mapping[str, Any]) -> str:
+    size, overlap = _by(fields["tile.size"]), fields.get("tile.overlap")
+    return f"frames larger than {size} pixels, in tiles of that which share {overlap} or more"
 
 
 def _score_text(fields: Mapping[str, Any]) -> str:

@@ -114,8 +114,14 @@ def plan_fields(
     reduction: str = "max",
     pool: int = 1,
     config: str = "{}",
+    tile: Sequence[int] = (),
+    overlap: int = 0,
 ) -> dict[str, Any]:
-    """Make the table of the section "fields", keys as the engine reads them."""
+    """Make the table of the section "fields", keys as the engine reads them.
+
+    `tile` is (height, width) in pixels of the frame; empty: frames are inspected whole.
+    """
+    tiles = {"tile.size": [int(side) for side in tile], "tile.overlap": int(overlap)}
     return {
         "model": model,
         "name": name,
@@ -134,6 +140,7 @@ def plan_fields(
         "score.reduction": reduction,
         "score.pool": int(pool),
         "config": config,
+        **(tiles if tile else {}),
     }
 
 

@@ -1,0 +1,330 @@
+"""Weeks on the line in half an hour: cameras, streams, plans that come and go, and faults.
+
+    python bench/soak.py [--minutes 30] [--cameras 3] [--seed 0] [--out FILE]
+
+Producers submit frames of random sizes and formats to streams of every policy at random rates;
+frames that cannot be are mixed in, callbacks raise, streams are closed while producers wait, plans
+are loaded and dropped, broken plans are refused. A report in JSON, and its summary on the
+screen, say how many frames went where, whether every one is accounted for, how the resident memory
+grew after warm-up (a least-squares slope of MB an hour and its 95 % interval) and how the latencies
+went. The exit status is 1 if a frame is missing, an error was not one of those provoked, nothing
+moved for a minute, or, on a run of ten minutes or more, the memory grows by 1 MB an hour or more. A
+shorter one cannot tell growth from warming up. The allocator is held to two arenas
+(MALLOC_ARENA_MAX), as it would else open more of them for threads that come and go, up to eight for
+each processor, and look like a leak for an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import json
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import adfast
+from adfast.benchmark import machine
+from adfast.files import atomic_write
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import tiny_graph  # the engine's tests' plan
+from end_to_end import commit
+
+from adfast.compiler.writer import Golden, plan_fields, write_plan
+
+POLICIES = ("block", "drop_oldest", "drop_newest", "error")
+OUTCOMES = ("completed", "failed", "dropped_oldest", "dropped_newest", "rejected", "expired")
+OUTCOMES += ("discarded", "queued", "working")
+SAMPLE_EVERY = 5.0  # seconds between looks at the memory
+WARM_UP = 0.2  # share of the run that is not judged
+STALL = 60.0
+SLOPE_LIMIT = 1.0  # MB an hour
+ARENAS = {"MALLOC_ARENA_MAX": "2"}
+
+
+class Soak:
+    """What all threads share: the time, the counts, and what went wrong."""
+
+    def __init__(self, plans: list[Path], seconds: float, seed: int) -> None:
+        self.plans, self.seed = plans, seed
+        self.begun = time.monotonic()
+        self.end = self.begun + seconds
+        self.lock = threading.Lock()
+        self.totals: dict[str, int] = {}
+        self.problems: list[str] = []
+        self.moved = time.monotonic()
+        self.latencies: list[float] = []
+
+    def over(self) -> bool:
+        return time.monotonic() > self.end or bool(self.problems)
+
+    def count(self, name: str, by: int = 1) -> None:
+        with self.lock:
+            self.totals[name] = self.totals.get(name, 0) + by
+
+    def problem(self, text: str) -> None:
+        with self.lock:
+            self.problems.append(text)
+
+    def result(self, milliseconds: float) -> None:
+        with self.lock:
+            self.moved = time.monotonic()
+            self.latencies.append(milliseconds)
+
+    def guarded(self, work, *args) -> threading.Thread:
+        def run() -> None:
+            try:
+                work(*args)
+            except Exception as error:
+                self.problem(f"{work.__name__}: {type(error).__name__}: {error}")
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        return thread
+
+
+def frame_of(rng: random.Random, random_pixels: np.ndarray) -> tuple[Any, str]:
+    """Cut a frame of a random format and size out of random bytes, with gaps between its rows."""
+    pixel_format = rng.choice(adfast.PIXEL_FORMATS)
+    height, width = rng.randint(1, 200), rng.randint(1, 200)
+    deep = pixel_format in ("Mono10", "Mono12", "Mono16")
+    colour = pixel_format in ("RGB8", "BGR8")
+    source = random_pixels.view(np.uint16) if deep else random_pixels
+    if colour:
+        return source[: 3 * height * 256].reshape(height, 256, 3)[:, :width], pixel_format
+    return source[: height * 256].reshape(height, 256)[:, :width], pixel_format
+
+
+def camera(soak: Soak, number: int) -> None:
+    """Open streams one after the other, feed each for a while, close it in one way or another."""
+    rng = random.Random(soak.seed * 1000 + number)
+    pixels = np.random.default_rng(number).integers(0, 256, 3 * 200 * 256 * 2, dtype=np.uint8)
+    while not soak.over():
+        engine = adfast.load(rng.choice(soak.plans), device="cpu", threads=rng.choice([1, 2]))
+        policy = rng.choice(POLICIES)
+        with_callback = rng.random() < 0.5
+
+        def callback(result: adfast.StreamResult) -> None:
+            soak.result(result.total_ms)
+            if rng.random() < 0.01:
+                soak.count("callback errors")
+                raise RuntimeError("provoked")
+
+        stream = engine.stream(
+            capacity=rng.randint(1, 8),
+            policy=policy,
+            deadline_ms=rng.choice([None, 5.0, 50.0]),
+            with_map=rng.random() < 0.7,
+            callback=callback if with_callback else None,
+        )
+        feeders = [
+            soak.guarded(feed, soak, stream, rng.randint(0, 2**30), pixels)
+            for _ in range(rng.randint(1, 3))
+        ]
+        until = min(soak.end, time.monotonic() + rng.uniform(1, 6))
+        while time.monotonic() < until and not soak.over():
+            if with_callback:
+                time.sleep(0.05)
+                continue
+            result = stream.poll(timeout=0.1)
+            if result is not None:
+                soak.result(result.total_ms)
+                if result.error:
+                    soak.problem(f"a frame failed: {result.error}")
+        # While producers may wait for room.
+        stream.close(drain=rng.random() < 0.5)
+        for feeder in feeders:
+            feeder.join(timeout=STALL)
+            if feeder.is_alive():
+                soak.problem("a producer did not end when its stream was closed")
+        if not with_callback:
+            for result in stream:
+                soak.result(result.total_ms)
+        counters = stream.counters
+        if sum(counters[name] for name in OUTCOMES) != counters["submitted"]:
+            soak.problem(f"frames are missing: {counters}")
+        for name in ("submitted", *OUTCOMES):
+            soak.count(name, counters[name])
+        soak.count("streams")
+
+
+def feed(soak: Soak, stream: adfast.Stream, seed: int, pixels: np.ndarray) -> None:
+    rng = random.Random(seed)
+    while not soak.over():
+        image, pixel_format = frame_of(rng, pixels)
+        try:
+            if rng.random() < 0.02:
+                fault = rng.choice([image[:0], np.zeros((3, 4, 5), np.uint8), "no such file.png"])
+                try:
+                    stream.submit(fault)
+                except adfast.FrameError:
+                    soak.count("bad frames refused")
+                else:
+                    soak.problem(f"a bad frame was taken: {fault!r}")
+            roi = (0, 0, *image.shape[1::-1]) if rng.random() < 0.1 else None
+            ignore = np.zeros(image.shape[:2], bool) if rng.random() < 0.1 else None
+            stream.submit(image, pixel_format=pixel_format, roi=roi, ignore=ignore)
+        except adfast.StreamFull:
+            pass
+        except adfast.StreamClosed:
+            return
+        time.sleep(rng.choice([0, 0, 0.001, 0.01]))
+
+
+def plans_come_and_go(soak: Soak, folder: Path) -> None:
+    """Load, inspect and drop plans; damage copies of them, which must be refused."""
+    rng = random.Random(soak.seed + 7)
+    while not soak.over():
+        path = rng.choice(soak.plans)
+        engine = adfast.load(path, device="cpu", precision=rng.choice(["f32", None]))
+        engine.predict(np.zeros((50, 60, 3), np.uint8))
+        engine.metrics_text()
+        soak.count("plans loaded")
+        data = bytearray(path.read_bytes())
+        for _ in range(rng.randint(1, 20)):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        if rng.random() < 0.3:
+            del data[rng.randrange(len(data)) :]
+        broken = folder / "broken.plan"
+        broken.write_bytes(data)
+        try:
+            adfast.load(broken, device="cpu")
+        except adfast.PlanError:
+            soak.count("broken plans refused")
+        else:
+            if bytes(data) != path.read_bytes():
+                soak.problem("a damaged plan was loaded")
+        time.sleep(0.2)
+
+
+def resident() -> float:
+    """Megabytes of this process."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+
+
+def slope(times: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
+    """Fit a line: its slope an hour, and the ends of the 95 % interval."""
+    if len(times) < 4:
+        return 0.0, -np.inf, np.inf
+    centred = times - times.mean()
+    a = float((centred * values).sum() / (centred**2).sum())
+    rest = values - values.mean() - a * centred
+    error = float(np.sqrt((rest**2).sum() / (len(times) - 2) / (centred**2).sum()))
+    # Neighbouring samples are alike; as if every fifth were independent.
+    error *= np.sqrt(5)
+    return a * 3600, (a - 2 * error) * 3600, (a + 2 * error) * 3600
+
+
+def write_plans(folder: Path) -> list[Path]:
+    plans = []
+    for name, tile in (("whole", ()), ("tiled", (64, 80))):
+        fields = plan_fields(
+            model="tiny", name=name, resize=[18, 20], crop=[16, 16], tile=tile, overlap=8
+        )
+        plans.append(folder / f"{name}.plan")
+        write_plan(plans[-1], tiny_graph(), fields, {"threshold": 0.05}, Golden(), {}, {})
+    return plans
+
+
+def main() -> int:
+    """Run; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--cameras", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="the report; without, it is printed only")
+    args = parser.parse_args()
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ARENAS})
+    threading.excepthook = lambda details: None  # the callbacks' own errors
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        soak = Soak(write_plans(folder), args.minutes * 60, args.seed)
+        threads = [soak.guarded(camera, soak, number) for number in range(args.cameras)]
+        threads.append(soak.guarded(plans_come_and_go, soak, folder))
+        samples = watch(soak)
+        for thread in threads:
+            thread.join(timeout=STALL)
+            if thread.is_alive():
+                soak.problem("a thread did not end: deadlock")
+    report = summarise(soak, samples, args)
+    if args.out is not None:
+        with atomic_write(args.out, "w") as file:
+            json.dump(report, file, indent=1)
+            file.write("\n")
+    for name, value in report["totals"].items():
+        print(f"{name:<22} {value}")
+    memory = report["memory"]
+    print(
+        f"memory {memory['first_mb']:.1f} to {memory['last_mb']:.1f} MB after warm-up: "
+        f"{memory['slope_mb_per_hour']:+.2f} MB an hour "
+        f"({memory['interval'][0]:+.2f} to {memory['interval'][1]:+.2f})"
+    )
+    print(f"p99 of submit to result, by part of the run: {report['p99_ms']} ms")
+    for text in report["problems"]:
+        print(f"PROBLEM: {text}")
+    print("passed" if not report["problems"] else "FAILED")
+    return 1 if report["problems"] else 0
+
+
+def watch(soak: Soak) -> list[tuple[float, float, float]]:
+    """Sample (seconds, MB, p99 since the last sample) until the end."""
+    samples = []
+    while not soak.over():
+        time.sleep(min(SAMPLE_EVERY, max(0.01, soak.end - time.monotonic())))
+        gc.collect()
+        with soak.lock:
+            latencies, soak.latencies = soak.latencies, []
+        p99 = float(np.quantile(latencies, 0.99)) if latencies else float("nan")
+        samples.append((time.monotonic() - soak.begun, resident(), p99))
+        if time.monotonic() - soak.moved > STALL:
+            soak.problem(f"no result for {STALL:.0f} s: deadlock")
+    return samples
+
+
+def summarise(soak: Soak, samples: list, args: argparse.Namespace) -> dict[str, Any]:
+    """Judge the run and describe it in JSON's terms."""
+    table = np.array(samples)
+    judged = table[table[:, 0] > table[-1, 0] * WARM_UP]
+    rate, low, high = slope(judged[:, 0], judged[:, 1])
+    enough = args.minutes >= 10
+    if enough and rate >= SLOPE_LIMIT:
+        soak.problem(f"memory grows by {rate:.1f} MB an hour")
+    parts = [part for part in np.array_split(judged[:, 2], 6) if part.size]
+    return {
+        "command": " ".join(["python", "bench/soak.py", *sys.argv[1:]]),
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "minutes": args.minutes,
+        "cameras": args.cameras,
+        "seed": args.seed,
+        "totals": dict(sorted(soak.totals.items())),
+        "memory": {
+            "first_mb": float(judged[0, 1]),
+            "last_mb": float(judged[-1, 1]),
+            "slope_mb_per_hour": rate,
+            "interval": [low if np.isfinite(low) else -1e9, high if np.isfinite(high) else 1e9],
+            "told": bool(enough),
+        },
+        "p99_ms": [round(float(np.nanmedian(part)), 1) for part in parts],
+        "samples": [[round(float(v), 2) for v in row[:2]] for row in samples],
+        "problems": soak.problems,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
