@@ -46,7 +46,7 @@ FrameView view_of(const adfast_frame& frame) {
   view.pixel_stride = format->channels() * format->bytes();
   const ptrdiff_t row = view.pixel_stride * static_cast<ptrdiff_t>(frame.width);
   view.row_stride = frame.row_stride == 0 ? row : frame.row_stride;
-  if (std::abs(view.row_stride) < row) {
+  if (view.row_stride < row && view.row_stride > -row) {
     throw Error(ErrorKind::frame, "[predict] row_stride is " + std::to_string(frame.row_stride) +
                                       " bytes, a row of " + std::to_string(frame.width) +
                                       " pixels has " + std::to_string(row));
@@ -62,7 +62,8 @@ Job job_of(const adfast_frame* frame) {
   job.roi = {roi.y, roi.x, int64_t{roi.y} + roi.height, int64_t{roi.x} + roi.width};
   if (frame->ignore != nullptr) {
     job.ignore = {frame->ignore, frame->ignore_stride == 0 ? frame->width : frame->ignore_stride};
-    if (std::abs(job.ignore.row_stride) < frame->width) {
+    const ptrdiff_t row = frame->width;
+    if (job.ignore.row_stride < row && job.ignore.row_stride > -row) {
       throw Error(ErrorKind::frame,
                   "[predict] ignore_stride is " + std::to_string(frame->ignore_stride) +
                       " bytes, a row of the mask has " + std::to_string(frame->width));

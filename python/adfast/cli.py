@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from adfast.errors import AdfastError
+from adfast.terminal import printable
 
 #: Command, what it does, an example. In the order of a model's life.
 COMMANDS = (
@@ -211,7 +212,8 @@ def _module(command: str):  # noqa: ANN202
 
 
 def _fail(command: str | None, text: str) -> int:
-    print(f"adfast {command}: {text}" if command else f"adfast: {text}", file=sys.stderr)
+    text = f"adfast {command}: {text}" if command else f"adfast: {text}"
+    print(printable(text), file=sys.stderr)
     return 1
 
 

@@ -1,5 +1,6 @@
-// Frames of any size, stride and format through the C interface, on a tiny plan. Pixels and maps
-// lie in buffers of exactly the promised sizes, so that a sanitizer sees one byte too many.
+// Frames of any size, stride and format through the C interface, with parts and masks, on a tiny
+// plan and on the same one in tiles. Pixels, masks and maps lie in buffers of exactly the promised
+// sizes, so that a sanitizer sees one byte too many.
 #include <adfast/adfast.h>
 
 #include <algorithm>
@@ -8,11 +9,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <string>
 #include <vector>
 
 namespace {
 
-adfast_engine* engine = nullptr;
+adfast_engine* engines[2] = {};  // whole frames, tiles
 adfast_info info{};
 
 struct Reader {
@@ -38,15 +41,19 @@ struct Reader {
 }  // namespace
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  const char* path = std::getenv("ADFAST_FUZZ_PLAN");
+  const char* folder = std::getenv("ADFAST_FUZZ_PLANS");
   adfast_options options{};
   options.struct_size = sizeof(options);
   options.threads = 1;
-  if (path == nullptr || adfast_load(path, &options, &engine) != ADFAST_OK) {
-    fail("ADFAST_FUZZ_PLAN, a plan of make_corpus.py");
+  for (const int tiles : {0, 1}) {
+    const std::string path = (folder == nullptr ? std::string() : std::string(folder)) +
+                             (tiles ? "/tiles.plan" : "/tiny.plan");
+    if (adfast_load(path.c_str(), &options, &engines[tiles]) != ADFAST_OK) {
+      fail("ADFAST_FUZZ_PLANS, a folder of make_corpus.py");
+    }
   }
   info.struct_size = sizeof(info);
-  if (adfast_get_info(engine, &info) != ADFAST_OK) fail("info");
+  if (adfast_get_info(engines[0], &info) != ADFAST_OK) fail("info");
   return 0;
 }
 
@@ -67,17 +74,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     frame.width = in.take<uint8_t>();
     frame.height = in.take<uint8_t>();
   }
-  const bool known = choice < 240;
+  const bool known =
+      std::find(std::begin(formats), std::end(formats), frame.pixel_format) != std::end(formats);
   const bool wide = frame.pixel_format == ADFAST_MONO10 || frame.pixel_format == ADFAST_MONO12 ||
                     frame.pixel_format == ADFAST_MONO16;
   const bool colour = frame.pixel_format == ADFAST_RGB8 || frame.pixel_format == ADFAST_BGR8;
   const int64_t pixel = wide ? 2 : colour ? 3 : 1;
   const int64_t row = pixel * frame.width;
   const int64_t extra = shape & 2 ? in.take<int16_t>() : 0;
-  // Too small a stride must be refused before a pixel is read.
-  const int64_t stride = shape & 2 ? row + extra : row;
-  const bool upside_down = shape & 4;
-  frame.row_stride = shape & 2 ? (upside_down ? -stride : stride) : 0;
+  if (shape & 2) frame.row_stride = shape & 4 ? -(row + extra) : row + extra;
+  // Too small a stride must be refused before a pixel is read. 0: rows follow each other.
+  const int64_t stride = frame.row_stride == 0 ? row : std::abs(frame.row_stride);
 
   // Frames that are large in words only get a buffer of one byte: reading them is a finding.
   const bool real = known && frame.width > 0 && frame.height > 0 && frame.width <= 1024 &&
@@ -87,9 +94,22 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (size_t i = 0; i < pixels.size(); ++i) {
     pixels[i] = in.size > 0 ? in.data[i % in.size] : static_cast<uint8_t>(i * 37);
   }
-  const bool refused = !real && !(frame.width == 1 && frame.height == 1 && pixel == 1 && known);
   frame.data = pixels.data();
-  if (real && frame.row_stride < 0) frame.data += stride * (frame.height - 1);
+  std::vector<uint8_t> ignored;
+  const bool parts = shape & 64;
+  if (parts) {
+    const auto more = in.take<uint8_t>();
+    if (more & 1) {
+      frame.roi = {in.take<int16_t>(), in.take<int16_t>(), in.take<int16_t>(), in.take<int16_t>()};
+    }
+    if (more & 2) {
+      ignored.resize(real ? static_cast<size_t>(frame.width) * frame.height : 1);
+      const auto every = in.take<uint8_t>();
+      for (size_t i = 0; i < ignored.size(); ++i) ignored[i] = every == 0 || i % every == 0;
+      frame.ignore = ignored.data();
+    }
+  }
+  if (real && frame.row_stride < 0) frame.data = pixels.data() + stride * (frame.height - 1);
   if (!real && frame.width > 0 && frame.height > 0 && frame.width <= 32768 &&
       frame.height <= 32768 && stride >= row && known) {
     return 0;  // larger than the buffers here, and not wrong
@@ -101,10 +121,25 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   result.struct_size = sizeof(result);
   if (shape & 8) result.map = map.data();
   if (shape & 16) result.network_map = network_map.data();
+  const bool tiles = shape & 128;
+  adfast_engine* engine = engines[tiles];
   const adfast_status status = shape & 32 ? adfast_predict_batch(engine, &frame, &result, 1)
                                           : adfast_predict(engine, &frame, &result);
-  if (real && status != ADFAST_OK) fail("a good frame was refused");
-  if (refused && status == ADFAST_OK) fail("a bad frame was taken");
-  if (status == ADFAST_OK && (!std::isfinite(result.score) || result.score < 0)) fail("the score");
+  // A part may lie outside, and tiles have no network's map.
+  const bool good = real && !parts && !(tiles && result.network_map != nullptr);
+  if (good && status != ADFAST_OK) fail("a good frame was refused");
+  if (!real && status == ADFAST_OK) fail("a bad frame was taken");
+  if (status != ADFAST_OK) return 0;
+  if (!std::isfinite(result.score) || result.score < 0) fail("the score");
+  if (result.map == nullptr) return 0;
+  std::vector<adfast_region> regions(in.take<uint8_t>() % 4);
+  adfast_region_options rule{};
+  rule.struct_size = sizeof(rule);
+  rule.threshold = 0.01f;
+  size_t count = 0;
+  if (adfast_find_regions(map.data(), frame.width, frame.height, &rule, regions.data(),
+                          regions.size(), &count) != ADFAST_OK) {
+    fail("regions");
+  }
   return 0;
 }

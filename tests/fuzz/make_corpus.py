@@ -1,7 +1,7 @@
 """Write the seeds of the fuzzers: python make_corpus.py FOLDER.
 
 FOLDER/plan holds small plans, one of each op among them, FOLDER/frame descriptions of frames as
-fuzz_frame reads them, FOLDER/tiny.plan is the plan it runs.
+fuzz_frame reads them, FOLDER/tiny.plan and FOLDER/tiles.plan are the plans it runs.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ def write_frames(folder: Path) -> None:
             data = struct.pack("<BBBB", choice, shape, 19, 23)
             data += struct.pack("<h", 5) if shape & 2 else b""
             (folder / f"{choice}-{shape}").write_bytes(data + pixels)
+        for shape in (64 + 8, 64 + 128 + 8, 128 + 8):  # a part and a mask, tiles
+            data = struct.pack("<BBBB", choice, shape, 61, 70)
+            data += struct.pack("<B4hB", 3, 3, 2, 50, 60, 7) if shape & 64 else b""
+            (folder / f"{choice}-{shape}").write_bytes(data + pixels)
     (folder / "large").write_bytes(struct.pack("<BBii", 0, 1, 32769, 7))
     (folder / "unknown").write_bytes(struct.pack("<BBIBB", 250, 0, 0x02180016, 4, 4))
 
@@ -71,7 +75,9 @@ def main() -> None:
     for name, write in (("plan", write_plans), ("frame", write_frames)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         write(folder / name)
-    (folder / "tiny.plan").write_bytes((folder / "plan/tiny.plan").read_bytes())
+    fields = plan_fields(model="tiny", name="tiny", resize=[18, 20], crop=[16, 16])
+    for name, more in (("tiny", {}), ("tiles", {"tile.size": [24, 32], "tile.overlap": 5})):
+        write_plan(folder / f"{name}.plan", tiny_graph(), fields | more, {}, Golden(), {}, {})
 
 
 if __name__ == "__main__":

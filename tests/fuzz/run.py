@@ -35,7 +35,7 @@ def run(name: str, build: Path, seconds: int) -> dict:
     environment = os.environ | {
         # One thread: what one frame does is what is looked at.
         "OMP_NUM_THREADS": "1",
-        "ADFAST_FUZZ_PLAN": str(build / "corpus/tiny.plan"),
+        "ADFAST_FUZZ_PLANS": str(build / "corpus"),
         # oneDNN's own memory is kept until the process ends.
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2048",
     }

@@ -71,7 +71,7 @@ def test_the_wheel_is_light(wheel):
     assert wheel.stat().st_size < 60e6
     names = zipfile.ZipFile(wheel).namelist()
     assert "adfast/lib/libdnnl.so.3" in names and "adfast/lib/libadfast.so" in names
-    assert "adfast/include/adfast/adfast.h" in names
+    assert "adfast/include/adfast/adfast.h" in names and "adfast/lib/pkgconfig/adfast.pc" in names
     assert not [n for n in names if n.startswith(("tests/", "bench/", "csrc/", "kernels/"))]
 
 

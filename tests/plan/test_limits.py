@@ -272,6 +272,21 @@ def test_deep_json_is_text(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["provenance"].startswith("[[")
 
 
+def test_names_do_not_command_the_terminal(tmp_path, capsys):
+    """ESC ] 0 ; sets a terminal's title, CR rewrites a line."""
+    path = tmp_path / "a.plan"
+    evil = FIELDS | {"name": "good\x1b]0;title\x07\rfine\u202e\u009b"}
+    path.write_bytes(
+        plan_of(fields=table(evil), graph=graph(VALUES, [node("e\x1bvil", [], [0])], []))
+    )
+    assert cli.main(["info", str(path), "--graph"]) == 0
+    assert cli.main(["selftest", str(path)]) == 1
+    said = capsys.readouterr()
+    for text_said in (said.out, said.err):
+        assert text_said.replace("\n", "").isprintable()
+    assert "good\\x1b]0;title\\x07\\rfine" in said.out
+
+
 def test_the_writer_refuses_what_the_reader_does(tmp_path):
     with pytest.raises(CompileError, match="expected finite numbers"):
         table({"threshold": NAN})

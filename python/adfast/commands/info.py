@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adfast.calibrate import describe as describe_calibration
+from adfast.terminal import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"plan": str(args.plan), **plan}, indent=1))
     else:
-        print("\n".join(lines(str(args.plan), plan)))
+        print(printable("\n".join(lines(str(args.plan), plan))))
     return 0
 
 
