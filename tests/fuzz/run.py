@@ -75,8 +75,11 @@ def commit() -> str:
     head = subprocess.run(
         [*words, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
+    # The results themselves are no change of what was run.
     changed = subprocess.run(
-        [*words, "status", "--porcelain"], capture_output=True, text=True
+        [*words, "status", "--porcelain", "--", ".", ":!bench/results"],
+        capture_output=True,
+        text=True,
     ).stdout.strip()
     return head + ("+changes" if changed else "")
 
@@ -91,6 +94,7 @@ def main() -> int:
     args = parser.parse_args()
     build = args.build.resolve()
     subprocess.run([sys.executable, HERE / "make_corpus.py", build / "corpus"], check=True)
+    stamp = {"commit": commit(), "date": datetime.date.today().isoformat()}
     runs = [run(name, build, args.seconds) for name in args.target or ("plan", "frame")]
     for each in runs:
         print(json.dumps(each, indent=1))
@@ -100,12 +104,7 @@ def main() -> int:
         kept = [old for old in document["runs"] if old["target"] not in {r["target"] for r in runs}]
         from adfast.benchmark import machine
 
-        stamp = {
-            "commit": commit(),
-            "date": datetime.date.today().isoformat(),
-            "machine": machine(),
-        }
-        document["runs"] = kept + [each | stamp for each in runs]
+        document["runs"] = kept + [each | stamp | {"machine": machine()} for each in runs]
         path.write_text(json.dumps(document, indent=1) + "\n")
     return 1 if any(each["exit_code"] for each in runs) else 0
 
