@@ -18,6 +18,10 @@ import figures
 from adfast.report import charts
 
 ROOT = Path(__file__).parent.parent
+SOAK_OUTCOMES = (
+    *("completed", "failed", "dropped_oldest", "dropped_newest", "rejected", "expired"),
+    *("discarded", "queued", "working"),
+)
 RESULTS = ROOT / "bench" / "results"
 SPEED = "end_to_end.json"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "nvidia.md")
@@ -215,6 +219,32 @@ def minutes(entry: dict) -> str:
     return f", {entry['train_minutes']:.0f} min" if "train_minutes" in entry else ""
 
 
+def trust() -> str:
+    """Say what the soak and the fuzzers found."""
+    soak = json.loads((RESULTS / "soak.json").read_text())
+    totals, memory = soak["totals"], soak["memory"]
+    lost = totals["submitted"] - sum(
+        count for name, count in totals.items() if name in SOAK_OUTCOMES
+    )
+    lines = [
+        f"{soak['minutes']:g} minutes of it: {totals['submitted']:,} frames through "
+        f"{totals['streams']:,} streams, {lost} unaccounted for, {totals['failed']} failed; "
+        f"{totals['plans loaded']:,} plans loaded, {totals['broken plans refused']:,} broken ones "
+        f"and {totals['bad frames refused']:,} bad frames refused; resident memory "
+        f"{memory['slope_mb_per_hour']:+.1f} MB an hour in the second half "
+        f"({memory['interval'][0]:+.1f} to {memory['interval'][1]:+.1f})."
+    ]
+    for run in json.loads((RESULTS / "fuzz.json").read_text())["runs"]:
+        found = len(run["failures"])
+        lines.append(
+            f"`{run['target']}` under AddressSanitizer and UndefinedBehaviorSanitizer: "
+            f"{run['executions']:,} inputs in {run['seconds']:,} s, "
+            f"{found or 'no'} failure{'s' if found != 1 else ''}."
+        )
+    lines.append(sources([soak], "make soak", "soak.json"))
+    return "\n".join(lines)
+
+
 def both(values: dict | None) -> str:
     """Write the image and the pixel AUROC of an untrained model."""
     return ", ".join(percent((values or {}).get(k)) for k in ("image_auroc", "pixel_auroc"))
@@ -297,6 +327,7 @@ TABLES = {
     "targets": targets,
     "parity": parity,
     "accuracy": accuracy,
+    "trust": trust,
     "cifar10": cifar10,
     "tactics": tactics,
     "gpu": gpu,

@@ -10,6 +10,16 @@ from typing import Any
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
+def say(quiet: bool) -> Callable[[str], None]:
+    """Return what takes a command's lines for people: to stderr; if `quiet`, warnings only."""
+
+    def log(text: str) -> None:
+        if not quiet or text.startswith("warning"):
+            print(text, file=sys.stderr)
+
+    return log
+
+
 def silent(items: Sequence[Any], what: str) -> Iterable[Any]:
     """Show nothing."""
     return items

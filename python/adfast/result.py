@@ -90,7 +90,8 @@ class Result:
         Args:
             threshold: a pixel belongs to a region where the map is above; a float, or an array
                 (H, W) with each pixel's own, for parts of the frame that are judged by their own
-                measure. None: the plan's.
+                measure. None: the plan's, one of the score: where that is a mean of the map
+                (ADTR, HaloAE), single pixels of a good frame may be above it.
             min_peak: regions that are nowhere above are left out.
             min_area: regions of fewer pixels are left out. Pixels that touch at a corner are
                 connected.

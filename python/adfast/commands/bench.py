@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from adfast import benchmark
+import numpy as np
+
+from adfast import benchmark, stream_benchmark
 from adfast.commands.selftest import add_engine_arguments, load_engine
 from adfast.errors import ArgumentError
 from adfast.files import atomic_write
@@ -42,6 +45,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write one frame's steps for chrome://tracing or Perfetto",
     )
+    group = parser.add_argument_group("a stream")
+    group.add_argument(
+        "--stream",
+        action="store_true",
+        help="measure a stream instead: cameras submit frames at their rate; latency from "
+        "submitting to the result, and what was dropped",
+    )
+    group.add_argument("--cameras", type=int, default=1, metavar="N", help="default 1")
+    group.add_argument(
+        "--fps",
+        type=float,
+        default=25.0,
+        metavar="F",
+        help="frames a second of each camera; 0: as fast as it can, with --policy block "
+        "(default 25)",
+    )
+    group.add_argument(
+        "--policy",
+        choices=("block", "drop_oldest", "drop_newest", "error"),
+        default="drop_oldest",
+        help="what becomes of a frame that comes when the queue is full (default drop_oldest)",
+    )
+    group.add_argument(
+        "--capacity", type=int, default=4, metavar="N", help="frames that wait at most (default 4)"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document instead of a table"
     )
@@ -57,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
         frame = read_image(args.image)
     else:
         frame = benchmark.sample_frame(*engine.info["resize"])
+    if args.stream:
+        return _stream(args, engine, frame)
     result = benchmark.measure(engine, frame, batch=args.batch, seconds=args.seconds)
     profile = None
     if args.profile is not None or args.trace is not None:
@@ -73,4 +103,21 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(benchmark.lines(result)))
         if shown:
             print("\n" + "\n".join(benchmark.profile_lines(profile, args.profile)))
+    return 0
+
+
+def _stream(args: argparse.Namespace, engine: Any, frame: np.ndarray) -> int:
+    result = stream_benchmark.measure_stream(
+        engine,
+        frame,
+        cameras=args.cameras,
+        fps=args.fps,
+        policy=args.policy,
+        capacity=args.capacity,
+        seconds=args.seconds,
+    )
+    if args.json:
+        print(json.dumps(result, indent=1, allow_nan=False))
+    else:
+        print("\n".join(stream_benchmark.lines(result)))
     return 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from adfast.progress import bar, silent
+from adfast.progress import bar, say, silent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,10 +80,6 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from adfast.build import build
 
-    def log(text: str) -> None:
-        if not args.quiet or text.startswith("warning"):
-            print(text, file=sys.stderr)
-
     build(
         args.source,
         args.output,
@@ -95,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         tile=args.tile,
         overlap=args.tile_overlap,
         passes_off=[name.strip() for name in args.passes_off.split(",") if name.strip()],
-        log=log,
+        log=say(args.quiet),
         track=silent if args.quiet else bar,
     )
     return 0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from adfast.commands.selftest import add_engine_arguments, engine_options
-from adfast.progress import bar, silent
+from adfast.progress import bar, say, silent
 
 _EPILOG = """
 A threshold holds for the images it was set from: another camera, lamp or batch of material moves
@@ -58,17 +57,13 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from adfast.recalibrate import recalibrate
 
-    def log(text: str) -> None:
-        if not args.quiet or text.startswith("warning"):
-            print(text, file=sys.stderr)
-
     recalibrate(
         args.plan,
         args.output,
         good=args.good,
         max_fpr=args.max_fpr,
         labelled=args.labelled,
-        log=log,
+        log=say(args.quiet),
         track=silent if args.quiet else bar,
         **engine_options(args),
     )

@@ -125,6 +125,8 @@ def _tile_text(fields: Mapping[str, Any]) -> str:
 def _score_text(fields: Mapping[str, Any]) -> str:
     if fields.get("score.reduction") == "pooled_max":
         return "max of the map's mean over windows of {0}x{0}".format(fields.get("score.pool"))
+    if fields.get("score.reduction") == "model":
+        return "the model's own"
     return f"{fields.get('score.reduction')} of the map"
 
 

@@ -80,7 +80,10 @@ def compile_onnx(
     _refuse_leftovers(graph)
     graph.check(engine_only=True)
     graph.name = name or Path(source).stem
-    return Compiled(graph, _fields(graph, metadata), metadata, file_sha256(source), *names)
+    # A score of the model's own follows a rule that only its exporter knows.
+    rule = "model" if names[-1] else "max"
+    fields = _fields(graph, metadata, rule)
+    return Compiled(graph, fields, metadata, file_sha256(source), *names)
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -222,7 +225,7 @@ def _refuse_leftovers(graph: Graph) -> None:
         raise CompileError("the model cannot be compiled:\n" + "\n".join(lines))
 
 
-def _fields(graph: Graph, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(graph: Graph, metadata: Mapping[str, Any], rule: str) -> dict[str, Any]:
     frame = next(node.attrs for node in graph.nodes if node.op == "frame")
     described, score = metadata.get("map", {}), metadata.get("score", {})
     smoothing = described.get("smoothing") or {}
@@ -239,7 +242,7 @@ def _fields(graph: Graph, metadata: Mapping[str, Any]) -> dict[str, Any]:
             sigma=float(smoothing.get("sigma", 0.0)),
             size=int(smoothing.get("size", 0)),
             border=str(smoothing.get("border", "none")),
-            reduction=str(score.get("reduction", "max")),
+            reduction=str(score.get("reduction", rule)),
             pool=int(score.get("pool", 1)),
             config=json.dumps(metadata.get("config", {}), sort_keys=True),
         )
