@@ -24,7 +24,7 @@ score is the highest of its tiles, which one tile's threshold does not know.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = EPILOG
+    parser.epilog = f"{parser.epilog}\n{EPILOG}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="folder of whole images, in MVTec's layout")
