@@ -185,7 +185,8 @@ class Stream:
             yield from self
         finally:
             self.close(drain=False)
-            feeder.join(timeout=10)
+            # A source that waits for its next frame cannot be woken; its thread ends with that.
+            feeder.join(timeout=1)
         if self._failure is not None:
             raise self._failure
 

@@ -164,10 +164,14 @@ def test_waits_end(engine):
 
 def test_ctrl_c_ends_a_wait(engine):
     stream = engine.stream()
-    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        stream.poll()
+    # Whoever started us in the background had it ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            stream.poll(timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     stream.close()
 
 
