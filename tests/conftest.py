@@ -92,6 +92,12 @@ def tiny_plan(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def make_tiny_graph():
+    """`tiny_graph`, for tests that write plans of it: more than one module is called conftest."""
+    return tiny_graph
+
+
+@pytest.fixture(scope="session")
 def tiny_plan_with(tmp_path_factory):
     """Make a function from fields of a plan to the path of `tiny_graph` with them."""
 

@@ -239,9 +239,7 @@ def test_metrics_are_prometheus_text(engine):
     stream.close()
 
 
-def test_drift_is_told(tmp_path, tiny_plan):
-    from conftest import tiny_graph
-
+def test_drift_is_told(tmp_path, tiny_plan, make_tiny_graph):
     from adfast.compiler.writer import Golden, plan_fields, write_plan
 
     engine = adfast.load(tiny_plan)
@@ -254,7 +252,7 @@ def test_drift_is_told(tmp_path, tiny_plan):
     }
     fields = plan_fields(model="tiny", name="tiny", resize=[18, 20], crop=[16, 16])
     path = tmp_path / "drift.plan"
-    write_plan(path, tiny_graph(), fields, calibration, Golden(), {}, {})
+    write_plan(path, make_tiny_graph(), fields, calibration, Golden(), {}, {})
     engine = adfast.load(path, precision="f32")
     lines = []
     adfast.set_log(lambda level, line: lines.append((level, line)), logging.WARNING)

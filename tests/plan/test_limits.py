@@ -287,13 +287,12 @@ def test_names_do_not_command_the_terminal(tmp_path, capsys):
     assert "good\\x1b]0;title\\x07\\rfine" in said.out
 
 
-def test_the_writer_refuses_what_the_reader_does(tmp_path):
+def test_the_writer_refuses_what_the_reader_does(tmp_path, make_tiny_graph):
     with pytest.raises(CompileError, match="expected finite numbers"):
         table({"threshold": NAN})
     with pytest.raises(CompileError, match="expected finite numbers"):
         table({"alpha_scale": [1.0, INF]})
     frame = np.zeros((2, 2, 1), np.uint8)
-    from conftest import tiny_graph
 
     for score, score_map, message in (
         (NAN, np.ones((2, 2)), "not finite"),
@@ -303,7 +302,7 @@ def test_the_writer_refuses_what_the_reader_does(tmp_path):
         with pytest.raises(CompileError, match=message):
             write_plan(
                 tmp_path / "a.plan",
-                tiny_graph(),
+                make_tiny_graph(),
                 FIELDS,
                 {},
                 Golden([GoldenFrame(frame, score, score_map)]),

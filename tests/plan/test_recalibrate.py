@@ -95,14 +95,18 @@ def test_labelled_images(tiny_plan, good, tmp_path):
     assert history[0]["labelled_images"] == 20
 
 
-def test_the_models_own_scales_stay(good, tmp_path):
-    from conftest import tiny_graph
-
+def test_the_models_own_scales_stay(good, tmp_path, make_tiny_graph):
     from adfast.compiler.writer import Golden, plan_fields, write_plan
 
     fields = plan_fields(model="tiny", name="tiny", resize=[18, 20], crop=[16, 16])
     write_plan(
-        tmp_path / "a", tiny_graph(), fields, {"alpha_scale": [1.0, 2.0, 3.0]}, Golden(), {}, {}
+        tmp_path / "a",
+        make_tiny_graph(),
+        fields,
+        {"alpha_scale": [1.0, 2.0, 3.0]},
+        Golden(),
+        {},
+        {},
     )
     table, _ = calibrated(tmp_path / "a", tmp_path / "b", good=good)
     assert table["alpha_scale"] == [1.0, 2.0, 3.0]
