@@ -302,7 +302,8 @@ void test_what_is_refused(const std::shared_ptr<Engine>& engine) {
   }
   CHECK(throws(ErrorKind::argument, [&] { Stream(engine, {.deadline_ms = -1}); }), "deadline");
   Stream stream(engine, {});
-  Job job = Picture(4, 0).job();
+  const Picture picture(4, 0);
+  Job job = picture.job();
   job.frame.height = 0;
   CHECK(throws(ErrorKind::frame, [&] { stream.submit(job, 0, 0); }), "an empty frame");
   CHECK(stream.counters().submitted == 0, "and is not counted");
@@ -334,7 +335,8 @@ void test_counters(const std::shared_ptr<Engine>& engine) {
 
   const uint64_t before = engine->monitor().frames;
   engine->warmup(2);
-  Job job = Picture(30, 1).job();
+  const Picture picture(30, 1);
+  Job job = picture.job();
   engine->predict(job);
   job.counted = false;
   engine->predict(job);
