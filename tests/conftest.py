@@ -124,7 +124,7 @@ def tiny_int8_plan(tmp_path_factory) -> Path:
     return path
 
 
-ISAS = ("scalar", "avx2", "avx512")
+ISAS = ("scalar", "avx2", "avx512", "avx512_bf16")
 
 
 @functools.cache

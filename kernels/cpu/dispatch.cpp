@@ -15,6 +15,9 @@ extern const Table kTable;
 namespace avx512 {
 extern const Table kTable;
 }
+namespace avx512_bf16 {
+extern const Table kTable;
+}
 
 // The compiler's run-time check also asks the operating system (XGETBV) whether it saves the
 // registers.
@@ -28,12 +31,18 @@ static bool runs(Isa isa) {
       return runs(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl");
+    case Isa::avx512_bf16:
+      return runs(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
   }
   return false;
 }
 
 Isa best_isa() {
-  return runs(Isa::avx512) ? Isa::avx512 : runs(Isa::avx2) ? Isa::avx2 : Isa::scalar;
+  Isa best = Isa::scalar;
+  for (Isa isa : kIsas) {
+    if (runs(isa)) best = isa;
+  }
+  return best;
 }
 
 const Table* select(Isa isa) {
@@ -45,6 +54,8 @@ const Table* select(Isa isa) {
       return &avx2::kTable;
     case Isa::avx512:
       return &avx512::kTable;
+    case Isa::avx512_bf16:
+      return &avx512_bf16::kTable;
   }
   return nullptr;
 }

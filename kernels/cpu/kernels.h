@@ -22,7 +22,9 @@ struct Levels {
   float factor = 1, zero = 0;
 };
 
-enum class Isa : int32_t { scalar = 0, avx2 = 1, avx512 = 2 };
+// avx512_bf16 differs from avx512 in the products of operands in bf16 alone.
+enum class Isa : int32_t { scalar = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3 };
+constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
 
 // One axis of a separable resampling: output i is sum_t weight[i * taps + t] * input[first[i] + t],
 // with 0 <= first[i] and first[i] + taps <= the input's length.
@@ -220,7 +222,8 @@ struct WinogradArgs {
   int64_t out_height, out_width, out_channels;
   int64_t top, left;  // pixels of zeros before the first row and column
   int32_t outputs, kernel;
-  const float* weight;   // of winograd_weight
+  DType operands;        // of the products at the points: f32, or bf16 if dtype is
+  const void* weight;    // of winograd_weight
   const float* bias;     // [out_channels] or null
   const void* residual;  // as y, or null
   bool relu;
@@ -228,7 +231,7 @@ struct WinogradArgs {
   int64_t block_begin, block_end;
   int64_t tile_begin, tile_end;    // of the block: what winograd_transform does
   int64_t panel_begin, panel_end;  // of winograd_panels: what winograd_multiply does
-  float* tiles;                    // winograd_tiles floats: the block's input at the points
+  float* tiles;                    // winograd_tiles words: the block's input at the points
   float* products;                 // winograd_products floats per concurrent call
 };
 
@@ -309,7 +312,7 @@ struct ReduceArgs {
 
 struct Table {
   Isa isa;
-  const char* name;  // "scalar", "avx2", "avx512"
+  const char* name;  // as in Isa
   void (*frame_to_tensor)(const FrameArgs&);
   void (*token_attention)(const TokenAttentionArgs&);
   void (*projector_attention)(const ProjectorAttentionArgs&);
@@ -342,17 +345,18 @@ size_t attention_scratch(int64_t keys, int64_t head_dim, int64_t head_value_dim)
 size_t halo_attention_scratch(int64_t block, int64_t halo, int64_t head_dim,
                               int64_t head_value_dim);
 
-size_t winograd_tiles(int64_t tiles, int64_t channels, int32_t outputs, int32_t kernel);
+size_t winograd_tiles(int64_t tiles, int64_t channels, int32_t outputs, int32_t kernel,
+                      DType operands);
 size_t winograd_products(int64_t tiles, int32_t outputs, int32_t kernel);
 
 // Panels of output channels that winograd_multiply computes together.
 int64_t winograd_panels(int64_t out_channels);
 // Takes a kernel, [out_channels][channels][kernel][kernel], to the points: winograd_weight_size
-// floats.
+// words of four bytes.
 void winograd_weight(const float* weight, int64_t out_channels, int64_t channels, int32_t outputs,
-                     int32_t kernel, float* packed);
-size_t winograd_weight_size(int64_t out_channels, int64_t channels, int32_t outputs,
-                            int32_t kernel);
+                     int32_t kernel, DType operands, void* packed);
+size_t winograd_weight_size(int64_t out_channels, int64_t channels, int32_t outputs, int32_t kernel,
+                            DType operands);
 
 // The best set this processor (and its operating system) runs.
 Isa best_isa();

@@ -33,10 +33,16 @@ static constexpr int64_t padded_row(int64_t width, int64_t margin) {
 
 constexpr int64_t kWinogradPanel = 32;  // output channels whose weights lie next to each other
 
+// Words that hold a depth of operands: floats, or pairs in bf16 of which the last may be half
+// empty.
+static constexpr int64_t words_of(int64_t depth, bool pairs) {
+  return pairs ? (depth + 1) / 2 : depth;
+}
+
 // A tile's values at one point, and the distance between points of a block of tiles. Never a
 // multiple of 4 KB: rows and points that are read or written together must not share cache sets.
-static constexpr int64_t winograd_row(int64_t channels) {
-  return round_up(channels, kMaxLanes) + kMaxLanes;
+static constexpr int64_t winograd_row(int64_t words) {
+  return round_up(words, kMaxLanes) + kMaxLanes;
 }
 static constexpr int64_t winograd_plane(int64_t tiles, int64_t row) {
   return round_up(tiles * row, 1024) + kMaxLanes;

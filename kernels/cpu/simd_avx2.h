@@ -15,6 +15,11 @@ static inline __m256i first_lanes(int64_t n) {
 }
 
 static inline Vec set1(float v) { return _mm256_set1_ps(v); }
+// The two bf16 of a lane, each as a float.
+static inline Vec low_half(Vec v) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16));
+}
+static inline Vec high_half(Vec v) { return _mm256_and_ps(v, set1(float_of(0xffff0000))); }
 static inline Vec load(const float* p, All = {}) { return _mm256_loadu_ps(p); }
 static inline Vec load(const float* p, Some lanes) {
   return _mm256_maskload_ps(p, first_lanes(lanes.n));

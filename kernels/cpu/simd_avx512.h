@@ -13,6 +13,11 @@ constexpr int kDotPixels = 2;
 static inline __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 
 static inline Vec set1(float v) { return _mm512_set1_ps(v); }
+// The two bf16 of a lane, each as a float.
+static inline Vec low_half(Vec v) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16));
+}
+static inline Vec high_half(Vec v) { return _mm512_and_ps(v, set1(float_of(0xffff0000))); }
 static inline Vec load(const float* p, All = {}) { return _mm512_loadu_ps(p); }
 static inline Vec load(const float* p, Some lanes) {
   return _mm512_maskz_loadu_ps(first_lanes(lanes.n), p);

@@ -34,6 +34,9 @@ static inline float float_of(uint32_t bits) {
 }
 
 static inline Vec set1(float v) { return v; }
+// The two bf16 of a lane, each as a float.
+static inline Vec low_half(Vec v) { return float_of(bits_of(v) << 16); }
+static inline Vec high_half(Vec v) { return float_of(bits_of(v) & 0xffff0000); }
 static inline Vec load(const float* p, All = {}) { return *p; }
 static inline Vec load(const Bf16* p, All = {}) { return float_of(uint32_t{p->bits} << 16); }
 static inline Vec load(const uint8_t* p, All = {}) { return *p; }

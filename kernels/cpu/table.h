@@ -6,6 +6,7 @@
 #include "simd.h"
 //
 #include "dots.h"
+#include "operands.h"
 //
 #include "attention.h"
 #include "box_filter.h"

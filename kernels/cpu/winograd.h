@@ -1,7 +1,8 @@
-// Convolutions of stride 1 by the algorithm of Winograd, in f32: tiles of the input and of the
-// kernel are taken to the points of an interpolation, multiplied there, one product per point and
-// pair of channels, and taken back. S. Winograd, Arithmetic complexity of computations (1980);
-// A. Lavin and S. Gray, Fast algorithms for convolutional neural networks (CVPR 2016).
+// Convolutions of stride 1 by the algorithm of Winograd: tiles of the input and of the kernel are
+// taken to the points of an interpolation, multiplied there, one product per point and pair of
+// channels, and taken back. All sums are f32; the operands of the products may be rounded to bf16.
+// S. Winograd, Arithmetic complexity of computations (1980); A. Lavin and S. Gray, Fast algorithms
+// for convolutional neural networks (CVPR 2016).
 //
 // A tile of 6 x 6 has the points 0, +-sqrt(1/2), +-sqrt(2) and infinity. They keep more digits
 // than the usual 0, +-1, +-2, as their powers stay near one, and their products 1/2 and 2 are
@@ -64,11 +65,11 @@ struct Inside {
         end(static_cast<int>(smaller(side, larger(length - first, 0)))) {}
 };
 
-template <int kSide, class T, class Lanes>
+template <int kSide, class T, class Lanes, class Operand>
 static inline __attribute__((always_inline)) void transform_vector(const T* x, int64_t row,
                                                                    int64_t pixel, Inside rows,
                                                                    Inside columns, Lanes lanes,
-                                                                   float* out, int64_t plane) {
+                                                                   Operand* out, int64_t plane) {
   Vec half[kSide][kSide];
 #pragma GCC unroll 6
   for (int i = 0; i < kSide; i++) {
@@ -87,15 +88,17 @@ static inline __attribute__((always_inline)) void transform_vector(const T* x, i
     for (int i = 0; i < kSide; i++) d[i] = half[i][j];
     to_points<kSide>(d, p);
 #pragma GCC unroll 6
-    for (int i = 0; i < kSide; i++) store(out + (i * kSide + j) * plane, p[i]);
+    for (int i = 0; i < kSide; i++) store_operand(out + (i * kSide + j) * plane, p[i]);
   }
 }
 
-template <int kSide, class T>
+template <int kSide, class T, class Operands>
 static void transform_tiles(const WinogradArgs& a) {
+  using Operand = typename Operands::Type;
+  constexpr int64_t per_word = sizeof(float) / sizeof(Operand);
   const int64_t across = (a.out_width + a.outputs - 1) / a.outputs;
-  const int64_t row = winograd_row(a.channels);
-  const int64_t plane = winograd_plane(a.block_end - a.block_begin, row);
+  const int64_t row = winograd_row(words_of(a.channels, per_word == 2));
+  const int64_t plane = winograd_plane(a.block_end - a.block_begin, row) * per_word;
   for (int64_t tile = a.tile_begin; tile < a.tile_end; tile++) {
     const int64_t top = tile / across * a.outputs - a.top;
     const int64_t left = tile % across * a.outputs - a.left;
@@ -104,7 +107,8 @@ static void transform_tiles(const WinogradArgs& a) {
         rows.begin == 0 && rows.end == kSide && columns.begin == 0 && columns.end == kSide;
     // Only pixels inside are read; the address may lie before the first of them.
     const T* x = static_cast<const T*>(a.x) + (top * a.width + left) * a.channels;
-    float* out = a.tiles + (tile - a.block_begin) * row;
+    // Vectors are stored whole: past the last channel they hold zeros, or what is never read.
+    auto* out = reinterpret_cast<Operand*>(a.tiles + (tile - a.block_begin) * row);
     over(a.channels, [&](int64_t c, auto lanes) {
       // The second call is the first with all conditions known.
       if (whole) {
@@ -115,12 +119,17 @@ static void transform_tiles(const WinogradArgs& a) {
                                 out + c, plane);
       }
     });
+    if (per_word == 2 && kLanes == 1 && a.channels % 2 != 0) {  // the other half of the last word
+      for (int p = 0; p < kSide * kSide; p++) {
+        store_operand(out + a.channels + p * plane, set1(0.0f));
+      }
+    }
   }
 }
 
-// out[r] = left[r] . right for kRows rows and one panel: [depth][kWinogradPanel] of the weights.
-// Every row is summed in the order of depth, whoever its neighbours are.
-template <int kRows>
+// out[r] = left[r] . right for kRows rows and one panel: [depth][kWinogradPanel] words of the
+// weights. Every row is summed in the order of depth, whoever its neighbours are.
+template <class Operands, int kRows>
 static inline __attribute__((always_inline)) void multiply_rows(const float* left, int64_t row,
                                                                 const float* right, int64_t depth,
                                                                 float* out) {
@@ -134,8 +143,8 @@ static inline __attribute__((always_inline)) void multiply_rows(const float* lef
 #pragma GCC unroll 14
       for (int r = 0; r < kRows; r++) {
         const Vec v = set1(left[r * row + i]);
-        acc[r][0] = fma(v, low, acc[r][0]);
-        acc[r][1] = fma(v, high, acc[r][1]);
+        acc[r][0] = Operands::add_products(v, low, acc[r][0]);
+        acc[r][1] = Operands::add_products(v, high, acc[r][1]);
       }
     }
 #pragma GCC unroll 14
@@ -146,12 +155,12 @@ static inline __attribute__((always_inline)) void multiply_rows(const float* lef
   }
 }
 
-template <int kRows>
+template <class Operands, int kRows>
 static void multiply_some(int64_t rows, const float* left, int64_t row, const float* right,
                           int64_t depth, float* out) {
   if constexpr (kRows > 0) {
-    if (rows == kRows) return multiply_rows<kRows>(left, row, right, depth, out);
-    multiply_some<kRows - 1>(rows, left, row, right, depth, out);
+    if (rows == kRows) return multiply_rows<Operands, kRows>(left, row, right, depth, out);
+    multiply_some<Operands, kRows - 1>(rows, left, row, right, depth, out);
   }
 }
 
@@ -196,21 +205,23 @@ static void untransform_tile(const WinogradArgs& a, int64_t tile, int64_t panel,
   });
 }
 
-template <int kSide, int kOutputs, class T>
+template <int kSide, int kOutputs, class T, class Operands>
 static void multiply_tiles(const WinogradArgs& a) {
-  const int64_t count = a.block_end - a.block_begin, row = winograd_row(a.channels);
+  const int64_t depth = words_of(a.channels, sizeof(typename Operands::Type) == 2);
+  const int64_t count = a.block_end - a.block_begin, row = winograd_row(depth);
   const int64_t left_plane = winograd_plane(count, row);
   const int64_t plane = winograd_plane(count, kWinogradPanel);
   const int64_t blocks = (count + kWinogradRows - 1) / kWinogradRows;
   for (int64_t panel = a.panel_begin; panel < a.panel_end; panel++) {
     for (int64_t point = 0; point < kSide * kSide; point++) {
-      const float* right = a.weight + (panel * kSide * kSide + point) * a.channels * kWinogradPanel;
+      const float* right = static_cast<const float*>(a.weight) +
+                           (panel * kSide * kSide + point) * depth * kWinogradPanel;
       // Of nearly equal size: a small last one would wait for its own sums.
       for (int64_t b = 0; b < blocks; b++) {
         const int64_t begin = count * b / blocks, end = count * (b + 1) / blocks;
-        multiply_some<kWinogradRows>(end - begin, a.tiles + point * left_plane + begin * row, row,
-                                     right, a.channels,
-                                     a.products + point * plane + begin * kWinogradPanel);
+        multiply_some<Operands, kWinogradRows>(
+            end - begin, a.tiles + point * left_plane + begin * row, row, right, depth,
+            a.products + point * plane + begin * kWinogradPanel);
       }
     }
     for (int64_t tile = a.block_begin; tile < a.block_end; tile++) {
@@ -219,23 +230,26 @@ static void multiply_tiles(const WinogradArgs& a) {
   }
 }
 
-static void winograd_transform(const WinogradArgs& a) {
+template <class T, class Operands>
+static void transform_of(const WinogradArgs& a) {
   const bool small = a.outputs + a.kernel - 1 == 4;
-  if (a.dtype == DType::f32) {
-    small ? transform_tiles<4, float>(a) : transform_tiles<6, float>(a);
-  } else {
-    small ? transform_tiles<4, Bf16>(a) : transform_tiles<6, Bf16>(a);
-  }
+  small ? transform_tiles<4, T, Operands>(a) : transform_tiles<6, T, Operands>(a);
 }
 
-template <class T>
-static void multiply_tiles_of(const WinogradArgs& a) {
-  if (a.kernel == 5) return multiply_tiles<6, 2, T>(a);
-  a.outputs == 2 ? multiply_tiles<4, 2, T>(a) : multiply_tiles<6, 4, T>(a);
+static void winograd_transform(const WinogradArgs& a) {
+  if (a.operands == DType::bf16) return transform_of<Bf16, Bf16Operands>(a);
+  a.dtype == DType::f32 ? transform_of<float, F32Operands>(a) : transform_of<Bf16, F32Operands>(a);
+}
+
+template <class T, class Operands>
+static void multiply_of(const WinogradArgs& a) {
+  if (a.kernel == 5) return multiply_tiles<6, 2, T, Operands>(a);
+  a.outputs == 2 ? multiply_tiles<4, 2, T, Operands>(a) : multiply_tiles<6, 4, T, Operands>(a);
 }
 
 static void winograd_multiply(const WinogradArgs& a) {
-  a.dtype == DType::f32 ? multiply_tiles_of<float>(a) : multiply_tiles_of<Bf16>(a);
+  if (a.operands == DType::bf16) return multiply_of<Bf16, Bf16Operands>(a);
+  a.dtype == DType::f32 ? multiply_of<float, F32Operands>(a) : multiply_of<Bf16, F32Operands>(a);
 }
 
 }  // namespace adfast::kernels::ADFAST_ISA

@@ -12,6 +12,14 @@ constexpr double kPoints6[] = {0, 0.70710678118654752440, -0.7071067811865475244
                                1.41421356237309504880, -1.41421356237309504880};
 constexpr int kMaxSide = 6, kMaxKernel = 5;
 
+// Rounded to the nearest, ties to even; a NaN stays one.
+uint16_t to_bf16(float v) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &v, 4);
+  if (v != v) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 int side_of(int32_t outputs, int32_t kernel) { return outputs + kernel - 1; }
 
 // g[i][j] = point_i^j / prod over the other points of (point_i - point): a kernel's coefficients to
@@ -32,9 +40,11 @@ int64_t winograd_panels(int64_t out_channels) {
   return (out_channels + kWinogradPanel - 1) / kWinogradPanel;
 }
 
-size_t winograd_tiles(int64_t tiles, int64_t channels, int32_t outputs, int32_t kernel) {
+size_t winograd_tiles(int64_t tiles, int64_t channels, int32_t outputs, int32_t kernel,
+                      DType operands) {
   const int64_t side = side_of(outputs, kernel);
-  return static_cast<size_t>(side * side * winograd_plane(tiles, winograd_row(channels)));
+  const int64_t row = winograd_row(words_of(channels, operands == DType::bf16));
+  return static_cast<size_t>(side * side * winograd_plane(tiles, row));
 }
 
 size_t winograd_products(int64_t tiles, int32_t outputs, int32_t kernel) {
@@ -42,28 +52,38 @@ size_t winograd_products(int64_t tiles, int32_t outputs, int32_t kernel) {
   return static_cast<size_t>(side * side * winograd_plane(tiles, kWinogradPanel));
 }
 
-size_t winograd_weight_size(int64_t out_channels, int64_t channels, int32_t outputs,
-                            int32_t kernel) {
+size_t winograd_weight_size(int64_t out_channels, int64_t channels, int32_t outputs, int32_t kernel,
+                            DType operands) {
   const int64_t side = side_of(outputs, kernel);
-  return static_cast<size_t>(winograd_panels(out_channels) * side * side * channels *
-                             kWinogradPanel);
+  return static_cast<size_t>(winograd_panels(out_channels) * side * side *
+                             words_of(channels, operands == DType::bf16) * kWinogradPanel);
 }
 
-// packed[panel][point][channel][output channel of the panel], zero past the last output channel.
+// packed[panel][point][channel][output channel of the panel], in bf16 with two channels next to
+// each other for every output channel; zero past the last channel of either kind.
 void winograd_weight(const float* weight, int64_t out_channels, int64_t channels, int32_t outputs,
-                     int32_t kernel, float* packed) {
+                     int32_t kernel, DType operands, void* packed) {
   const int side = side_of(outputs, kernel);
   double g[kMaxSide][kMaxKernel];
   fill_matrix(side, kernel, g);
-  const int64_t points = side * side;
-  for (int64_t panel = 0; panel < winograd_panels(out_channels); panel++) {
-    for (int64_t c = 0; c < channels; c++) {
+  const int64_t points = side * side, panels = winograd_panels(out_channels);
+  const bool pairs = operands == DType::bf16;
+  const int64_t depth = pairs ? 2 * words_of(channels, pairs) : channels;
+  const auto put = [&](int64_t panel, int64_t point, int64_t c, int64_t k, double value) {
+    const int64_t matrix = (panel * points + point) * depth * kWinogradPanel;
+    if (!pairs) {
+      static_cast<float*>(packed)[matrix + c * kWinogradPanel + k] = static_cast<float>(value);
+    } else {
+      static_cast<uint16_t*>(packed)[matrix + (c / 2 * kWinogradPanel + k) * 2 + c % 2] =
+          to_bf16(static_cast<float>(value));
+    }
+  };
+  for (int64_t panel = 0; panel < panels; panel++) {
+    for (int64_t c = 0; c < depth; c++) {
       for (int64_t k = 0; k < kWinogradPanel; k++) {
         const int64_t out = panel * kWinogradPanel + k;
-        float* to = packed + (panel * points * channels + c) * kWinogradPanel + k;
-        const int64_t stride = channels * kWinogradPanel;
-        if (out >= out_channels) {
-          for (int64_t p = 0; p < points; p++) to[p * stride] = 0;
+        if (out >= out_channels || c >= channels) {
+          for (int64_t p = 0; p < points; p++) put(panel, p, c, k, 0);
           continue;
         }
         const float* from = weight + (out * channels + c) * kernel * kernel;
@@ -75,7 +95,7 @@ void winograd_weight(const float* weight, int64_t out_channels, int64_t channels
           for (int j = 0; j < side; j++) {
             double value = 0;
             for (int s = 0; s < kernel; s++) value += g[j][s] * row[s];
-            to[(i * side + j) * stride] = static_cast<float>(value);
+            put(panel, i * side + j, c, k, value);
           }
         }
       }

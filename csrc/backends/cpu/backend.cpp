@@ -120,8 +120,8 @@ class CpuBackend final : public HostBackend {
 
 const kernels::Table* kernel_table(const std::string& isa) {
   if (isa.empty()) return kernels::select(kernels::best_isa());
-  for (const auto known : {kernels::Isa::scalar, kernels::Isa::avx2, kernels::Isa::avx512}) {
-    static constexpr const char* names[] = {"scalar", "avx2", "avx512"};
+  static constexpr const char* names[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
+  for (const kernels::Isa known : kernels::kIsas) {
     if (isa != names[static_cast<int>(known)]) continue;
     const kernels::Table* table = kernels::select(known);
     if (table == nullptr) {
@@ -131,7 +131,8 @@ const kernels::Table* kernel_table(const std::string& isa) {
     return table;
   }
   throw Error(ErrorKind::argument,
-              "isa is '" + isa + "', expected 'scalar', 'avx2' or 'avx512' (empty: the best)");
+              "isa is '" + isa +
+                  "', expected 'scalar', 'avx2', 'avx512' or 'avx512_bf16' (empty: the best)");
 }
 
 // ADFAST_ISA holds oneDNN to the same instruction set as our kernels. oneDNN takes the limit once
@@ -139,6 +140,7 @@ const kernels::Table* kernel_table(const std::string& isa) {
 void limit_onednn(const std::string& isa) {
   if (isa == "scalar") dnnl::set_max_cpu_isa(dnnl::cpu_isa::sse41);
   if (isa == "avx2") dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
+  if (isa == "avx512") dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx512_core_vnni);
 }
 
 // On AVX-512 without bf16 products, oneDNN would widen every operand again.
@@ -148,14 +150,16 @@ bool multiplies_bf16() {
          static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
 }
 
-// How many products in bf16 take the time of one in f32. The plain instruction does twice the work
-// of an f32 one, but Intel's processors issue it a quarter as often; their tiles make up for it.
+// How many products in bf16 take the time of one in f32, by the plain instruction: it does twice
+// the work of an f32 one, but Intel's processors issue it a quarter as often.
+double bf16_vector_rate() { return __builtin_cpu_is("intel") ? 0.5 : 2; }
+
+// The same for oneDNN: Intel's tiles make up for it.
 double bf16_rate() {
   if (!multiplies_bf16()) return 0.5;
   const auto isa = static_cast<int>(dnnl::get_effective_cpu_isa());
   const auto amx = static_cast<int>(dnnl::cpu_isa::avx512_core_amx);
-  if ((isa & amx) == amx) return 8;
-  return __builtin_cpu_is("intel") ? 0.5 : 2;
+  return (isa & amx) == amx ? 8 : bf16_vector_rate();
 }
 
 }  // namespace
@@ -200,6 +204,9 @@ std::unique_ptr<HostBackend> make_cpu_backend(const CpuOptions& options) {
       device.features = DType::bf16;
       device.bf16_rate = cpu::bf16_rate();
       if (cpu::multiplies_bf16()) device.products = DType::bf16;
+      if (device.kernels->isa == kernels::Isa::avx512_bf16 && cpu::bf16_vector_rate() > 1) {
+        device.winograd_operands = DType::bf16;
+      }
     } else if (!capable && !options.may_widen) {
       throw Error(ErrorKind::argument,
                   "precision='bf16' needs AVX-512, which this processor lacks (or ADFAST_ISA "

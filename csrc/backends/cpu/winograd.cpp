@@ -29,9 +29,9 @@ int64_t second_level_cache() {
 // Tiles that are transformed before they are multiplied. Half of the second-level cache is the best
 // place for them; but all weights pass once for every block, and where they come from farther away,
 // larger blocks spare more than they spill.
-int64_t tiles_per_block(const Tiling& tiling, int64_t channels, int64_t weights, int64_t threads) {
+int64_t tiles_per_block(const Tiling& tiling, int64_t words, int64_t weights, int64_t threads) {
   const int64_t cache = second_level_cache();
-  const int64_t bytes = tiling.points() * (channels + 16 + 32) * 4;
+  const int64_t bytes = tiling.points() * (words + 16 + 32) * 4;
   const int64_t most = std::max<int64_t>(8, (weights > cache ? cache : cache / 2) / bytes);
   int64_t blocks = (tiling.tiles() + most - 1) / most;
   if (blocks > 1) blocks = (blocks + threads - 1) / threads * threads;
@@ -73,14 +73,17 @@ double direct_seconds(const nodes::Convolution& c, const Device& device) {
   return c.flops / (0.9 * flops_per_second * rate) + bytes / bytes_per_second;
 }
 
-double winograd_seconds(const nodes::Convolution& c, const Tiling& tiling) {
+double winograd_seconds(const nodes::Convolution& c, const Tiling& tiling, const Device& device) {
   constexpr double transform = 1.5e-7, untransform = 1e-7;  // of sixteen channels of a 6 x 6 tile
   const auto vectors = [](int64_t channels) { return static_cast<double>((channels + 15) / 16); };
   const double width = static_cast<double>(kernels::winograd_panels(c.y[1]) * 32);
   const auto tiles = static_cast<double>(tiling.tiles());
   const auto points = static_cast<double>(tiling.points());
   const double weights = points * static_cast<double>(c.x[1]) * width;
-  return 2 * tiles * weights / (0.75 * flops_per_second) + 4 * weights / bytes_per_second +
+  const bool pairs = device.winograd_operands == DType::bf16;
+  const double rate = pairs ? device.bf16_rate : 1, bytes = pairs ? 2 : 4;
+  return 2 * tiles * weights / (0.75 * flops_per_second * rate) +
+         bytes * weights / bytes_per_second +
          tiles * points / 36 * (vectors(c.x[1]) * transform + vectors(c.y[1]) * untransform);
 }
 
@@ -199,7 +202,7 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   for (const int32_t outputs : choices) {
     const Tiling candidate = tiling_of(y, outputs, kernel);
     const bool told = tactic == "winograd" + std::to_string(outputs);
-    const double seconds = told ? -1 : winograd_seconds(convolution, candidate);
+    const double seconds = told ? -1 : winograd_seconds(convolution, candidate, device);
     if (seconds >= best) continue;
     best = seconds;
     tiling = candidate;
@@ -210,14 +213,16 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   Work work{};
   work.threads = omp_get_max_threads();
   work.tiles = tiling.tiles();
-  const size_t weights = kernels::winograd_weight_size(y[1], x[1], outputs, kernel);
-  work.block =
-      tiles_per_block(tiling, x[1], static_cast<int64_t>(weights * sizeof(float)), work.threads);
+  const kernels::DType operands = kernel_type(device.winograd_operands);
+  const bool pairs = operands == kernels::DType::bf16;
+  const size_t weights = kernels::winograd_weight_size(y[1], x[1], outputs, kernel, operands);
+  work.block = tiles_per_block(tiling, pairs ? (x[1] + 1) / 2 : x[1],
+                               static_cast<int64_t>(weights * sizeof(float)), work.threads);
   work.transform = device.kernels->winograd_transform;
   work.multiply = device.kernels->winograd_multiply;
   // Whole cache lines, so that threads share none.
   const auto lines = [](size_t floats) { return (floats + 15) / 16 * 16; };
-  work.tiles_room = lines(kernels::winograd_tiles(work.block, x[1], outputs, kernel));
+  work.tiles_room = lines(kernels::winograd_tiles(work.block, x[1], outputs, kernel, operands));
   work.products_room = lines(kernels::winograd_products(work.block, outputs, kernel));
   kernels::WinogradArgs& args = work.args;
   args.dtype = kernel_type(device.features);
@@ -231,16 +236,18 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   args.left = convolution.window.begin[1];
   args.outputs = outputs;
   args.kernel = kernel;
+  args.operands = operands;
   args.relu = activation == nodes::Activation::relu;
   args.panel_end = kernels::winograd_panels(y[1]);
 
   Packed packed(weights);
-  kernels::winograd_weight(floats(weight).data(), y[1], x[1], outputs, kernel, packed.data());
+  kernels::winograd_weight(floats(weight).data(), y[1], x[1], outputs, kernel, operands,
+                           packed.data());
   return std::make_unique<WinogradOperator>(
       work, std::move(packed), bias == nullptr ? std::vector<float>() : floats(*bias),
       residual != nullptr, convolution.flops,
-      "adfast:winograd" + std::to_string(outputs) + "x" + std::to_string(kernel) + ":" +
-          device.kernels->name);
+      "adfast:winograd" + std::to_string(outputs) + "x" + std::to_string(kernel) +
+          (pairs ? "_bf16:" : ":") + device.kernels->name);
 }
 
 }  // namespace adfast::cpu

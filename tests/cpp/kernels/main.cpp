@@ -11,7 +11,7 @@ static void alone(Test test, const Arguments&... arguments) {
 
 int main() {
   int tables = 0;
-  for (k::Isa isa : {k::Isa::scalar, k::Isa::avx2, k::Isa::avx512}) {
+  for (k::Isa isa : k::kIsas) {
     const k::Table* table = k::select(isa);
     if (!table) {
       printf("instruction set %d: not on this processor\n", static_cast<int>(isa));
@@ -30,8 +30,9 @@ int main() {
       alone(test_reduce, *table, dtype);
       alone(test_nan, *table, dtype);
       alone(test_halo_attention, *table, dtype);
-      alone(test_winograd, *table, dtype);
+      alone(test_winograd, *table, dtype, k::DType::f32);
     }
+    alone(test_winograd, *table, k::DType::bf16, k::DType::bf16);
     alone(test_resize_bilinear, *table);
     alone(test_fuse_maps, *table);
     alone(test_gaussian_blur, *table);

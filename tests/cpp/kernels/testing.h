@@ -174,7 +174,7 @@ void test_gms_map(const k::Table& table);
 void test_reduce_columns(const k::Table& table);
 void test_attention(const k::Table& table);
 void test_halo_attention(const k::Table& table, k::DType dtype);
-void test_winograd(const k::Table& table, k::DType dtype);
+void test_winograd(const k::Table& table, k::DType dtype, k::DType operands);
 void test_rows(const k::Table& table);
 void test_unary(const k::Table& table);
 void test_binary(const k::Table& table);

@@ -17,7 +17,7 @@ int64_t at(int64_t y, int64_t x, int64_t height, int64_t width) {
 
 }  // namespace
 
-void test_winograd(const k::Table& table, k::DType dtype) {
+void test_winograd(const k::Table& table, k::DType dtype, k::DType operands) {
   const Case cases[] = {
       // Smaller than a tile, tails of rows, columns, channels and panels, and without padding.
       {1, 1, 1, 1, 2, 3, 1, false, false, false},   {1, 1, 3, 5, 4, 3, 1, true, true, true},
@@ -35,13 +35,14 @@ void test_winograd(const k::Table& table, k::DType dtype) {
     Feature residual = random_feature(dtype, y.size);
     auto weight = random_floats(c.out_channels * c.channels * size);
     auto bias = random_floats(c.out_channels);
-    Guarded<float> packed(k::winograd_weight_size(c.out_channels, c.channels, c.outputs, c.kernel));
-    k::winograd_weight(weight.data(), c.out_channels, c.channels, c.outputs, c.kernel,
+    Guarded<float> packed(
+        k::winograd_weight_size(c.out_channels, c.channels, c.outputs, c.kernel, operands));
+    k::winograd_weight(weight.data(), c.out_channels, c.channels, c.outputs, c.kernel, operands,
                        packed.data());
     const int64_t tiles =
         ((out_height + c.outputs - 1) / c.outputs) * ((out_width + c.outputs - 1) / c.outputs);
     const int64_t panels = k::winograd_panels(c.out_channels);
-    Guarded<float> points(k::winograd_tiles(tiles, c.channels, c.outputs, c.kernel));
+    Guarded<float> points(k::winograd_tiles(tiles, c.channels, c.outputs, c.kernel, operands));
     Guarded<float> products(k::winograd_products(tiles, c.outputs, c.kernel));
     k::WinogradArgs args{};
     args.x = x.data();
@@ -55,6 +56,7 @@ void test_winograd(const k::Table& table, k::DType dtype) {
     args.top = args.left = c.pad;
     args.outputs = c.outputs;
     args.kernel = c.kernel;
+    args.operands = operands;
     args.weight = packed.data();
     args.bias = c.bias ? bias.data() : nullptr;
     args.residual = c.residual ? residual.data() : nullptr;
@@ -86,7 +88,7 @@ void test_winograd(const k::Table& table, k::DType dtype) {
         table.winograd_multiply(args);
       }
     }
-    const auto name = text("winograd", table, dtype,
+    const auto name = text(operands == k::DType::f32 ? "winograd" : "winograd_bf16", table, dtype,
                            {c.height, c.width, c.channels, c.out_channels, c.outputs, c.kernel});
     if (memcmp(split.data(), y.data(), y.bytes.size()) != 0) {
       fprintf(stderr, "[%s] values depend on the block they are computed in\n", name.c_str());
@@ -107,19 +109,22 @@ void test_winograd(const k::Table& table, k::DType dtype) {
         want[p * c.out_channels + o] = c.relu ? std::max(sum, 0.0) : sum;
       }
     }
-    expect(name, values(y), want, 5e-6 + rounding(dtype));
+    // Operands in bf16 lose some digits; six times those in large tiles, whose points lie apart.
+    const double lost = operands == k::DType::f32 ? 5e-6 : c.outputs + c.kernel == 5 ? 8e-3 : 5e-2;
+    expect(name, values(y), want, lost + rounding(dtype));
   }
   // A value that is not a number reaches every output that reads it, through relu too.
   Feature x = random_feature(dtype, 25), y(dtype, 25);
   x.set(12, NAN);
   const float weight[9] = {1, 1, 1, 1, 1, 1, 1, 1, 1};
-  Guarded<float> packed(k::winograd_weight_size(1, 1, 2, 3));
-  k::winograd_weight(weight, 1, 1, 2, 3, packed.data());
-  Guarded<float> points(k::winograd_tiles(9, 1, 2, 3)), products(k::winograd_products(9, 2, 3));
+  Guarded<float> packed(k::winograd_weight_size(1, 1, 2, 3, operands));
+  k::winograd_weight(weight, 1, 1, 2, 3, operands, packed.data());
+  Guarded<float> points(k::winograd_tiles(9, 1, 2, 3, operands)),
+      products(k::winograd_products(9, 2, 3));
   k::WinogradArgs args{
-      x.data(),       dtype,   5,       5,    1,        5, 5, 1, 1, 1, 2, 3,
-      packed.data(),  nullptr, nullptr, true, y.data(), 0, 9, 0, 9, 0, 1, points.data(),
-      products.data()};
+      x.data(),      dtype,          5,       5,       1,    5,        5, 1, 1, 1, 2, 3,
+      operands,      packed.data(),  nullptr, nullptr, true, y.data(), 0, 9, 0, 9, 0, 1,
+      points.data(), products.data()};
   table.winograd_transform(args);
   table.winograd_multiply(args);
   for (int64_t p : {6, 7, 8, 11, 12, 13, 16, 17, 18}) {

@@ -1,0 +1,7 @@
+#define ADFAST_ISA avx512_bf16
+#define ADFAST_ISA_NAME "avx512_bf16"
+#include "simd_avx512.h"
+//
+#include "pairs_avx512_bf16.h"
+//
+#include "table.h"

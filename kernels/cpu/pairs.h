@@ -1,0 +1,16 @@
+// Products of pairs in bf16 for instruction sets that have none: each half of a word widened to a
+// float. Slower than f32; it is there so that every set computes the same.
+#pragma once
+
+namespace adfast::kernels::ADFAST_ISA {
+
+// sum + a.low * b.low + a.high * b.high for the two bf16 in each lane of a and of b.
+static inline Vec add_pair_products(Vec a, Vec b, Vec sum) {
+  return fma(high_half(a), high_half(b), fma(low_half(a), low_half(b), sum));
+}
+
+// To an operand of such products.
+static inline void store_operand(float* p, Vec v) { store(p, v); }
+static inline void store_operand(Bf16* p, Vec v) { store(p, v); }
+
+}  // namespace adfast::kernels::ADFAST_ISA
