@@ -98,7 +98,8 @@ size_t halo_attention_scratch(int64_t block, int64_t halo, int64_t head_dim,
   int64_t columns = round_up(side * row, kMaxPanel), width = round_up(head_value_dim, kMaxLanes);
   int64_t queries = round_up(block * block, kQueryRows);
   return static_cast<size_t>(columns * (head_dim + width) + queries * head_dim +
-                             kQueryRows * (columns + row + side + kMaxLanes));
+                             kQueryRows * (columns + row + side + kMaxLanes + head_dim) +
+                             kMaxLanes);
 }
 
 constexpr uint32_t kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;

@@ -36,11 +36,14 @@ static inline void position_terms(const float* q, int64_t dim, const float* tabl
 // whole vectors, transposed; a key that is masked or padding gets a logit of -infinity from the
 // terms of its row or column, which the sums of q . k begin with. As in attention.h the softmax is
 // taken to the base 2 and divided by its sum at the very end.
-template <class T>
+template <class T, class Operands>
 struct HaloBlock {
+  using Operand = typename Operands::Type;
+
   const HaloAttentionArgs& a;
   const int64_t side = a.block + 2 * a.halo, length = 2 * side - 1;
   const int64_t dim = a.dim / a.heads, value_dim = a.value_dim / a.heads;
+  const int64_t depth = words_of(dim, Operands::pairs);
   const int64_t head, top, left;  // of the block's first query
   // The keys inside the map, as offsets from the first one of the square.
   const int64_t row_begin = larger(0, a.halo - top);
@@ -51,18 +54,19 @@ struct HaloBlock {
   const int64_t keys = (row_end - row_begin) * row, columns = round_up(keys, kPanel);
   const int64_t rows = (columns + row - 1) / row, width = round_up(value_dim, kLanes);
   // Scratch.
-  float* const key = a.scratch;                         // panels of kPanel keys: [dim][kPanel]
-  float* const value = key + columns * dim;             // [keys][width]
-  float* const weight = value + columns * width;        // [kQueryRows][columns]
+  float* const key = a.scratch;                   // panels of kPanel keys: [depth][kPanel] words
+  float* const value = key + columns * dim;       // [keys, in words][width]
+  float* const weight = value + columns * width;  // [kQueryRows][columns]
   float* const across = weight + kQueryRows * columns;  // [kQueryRows][row]
   float* const down = across + kQueryRows * row;        // [kQueryRows][rows]
   float* const queries = down + kQueryRows * rows;      // [block * block, rounded up][dim]
+  float* const narrow = queries + round_up(a.block * a.block, kQueryRows) * dim;  // a few, in words
 
   int64_t pixel(int64_t i) const { return (top + i / a.block) * a.width + left + i % a.block; }
 
   void pack() const {
-    fill(key, columns * dim, 0.0f);
-    fill(value, keys * width, 0.0f);
+    fill(key, columns * depth, 0.0f);
+    fill(value, words_of(keys, Operands::pairs) * width, 0.0f);
     fill(across, kQueryRows * row, -infinity());
     fill(down, kQueryRows * rows, -infinity());
     for (int64_t m = row_begin; m < row_end; m++) {
@@ -74,11 +78,18 @@ struct HaloBlock {
         // The next head lies beside this one and comes next.
         __builtin_prefetch(k + dim);
         __builtin_prefetch(v + value_dim);
-        float* packed = key + to / kPanel * kPanel * dim + to % kPanel;
-        for (int64_t d = 0; d < dim; d++) packed[d * kPanel] = widened(k[d]);
-        over(value_dim, [&](int64_t c, auto lanes) {
-          store(value + to * width + c, load(v + c, lanes), lanes);
-        });
+        float* packed = key + to / kPanel * kPanel * depth + to % kPanel;
+        if constexpr (Operands::pairs) {
+          auto* half = reinterpret_cast<Operand*>(packed);
+          for (int64_t d = 0; d < dim; d++) half[d / 2 * 2 * kPanel + d % 2] = k[d];
+          half = reinterpret_cast<Operand*>(value + to / 2 * width) + to % 2;
+          for (int64_t c = 0; c < value_dim; c++) half[2 * c] = v[c];
+        } else {
+          for (int64_t d = 0; d < dim; d++) packed[d * kPanel] = widened(k[d]);
+          over(value_dim, [&](int64_t c, auto lanes) {
+            store(value + to * width + c, load(v + c, lanes), lanes);
+          });
+        }
       }
     }
     const Vec scale = set1(a.scale * 1.44269504f);
@@ -129,13 +140,20 @@ struct HaloBlock {
     for (int r = 0; r < kQueryRows; r++) {
       for (int v = 0; v < kVecs; v++) sums[r][v] = set1(0.0f);
     }
-    accumulate<kVecs>(weight, columns, value + column, width, keys, sums);
+    accumulate<Operands, kVecs>(weight, columns, value + column, width,
+                                words_of(keys, Operands::pairs), sums);
     put<kVecs>(sums, factor, first, count, column);
   }
 
   void attend(int64_t first, int64_t count) const {
     const float* query = queries + first * dim;
     prepare(first, query);
+    if constexpr (Operands::pairs) {
+      for (int64_t r = 0; r < kQueryRows; r++) {
+        store_operands(query + r * dim, dim, 1.0f, reinterpret_cast<Operand*>(narrow + r * depth));
+      }
+      query = narrow;
+    }
     Vec most[kQueryRows];
     for (int r = 0; r < kQueryRows; r++) most[r] = set1(-infinity());
     int64_t m = 0, part = 0;  // row, and vector in it, of the panel's first vector
@@ -154,7 +172,7 @@ struct HaloBlock {
           sums[r][v] = load(across + r * row + part_of[v]) + set1(down[r * rows + row_of[v]]);
         }
       }
-      accumulate<kTileVecs>(query, dim, key + i * dim, kPanel, dim, sums);
+      accumulate<Operands, kTileVecs>(query, depth, key + i * depth, kPanel, depth, sums);
 #pragma GCC unroll 8
       for (int r = 0; r < kQueryRows; r++) {
 #pragma GCC unroll 4
@@ -172,7 +190,10 @@ struct HaloBlock {
       for (int64_t i = 0; i < keys; i += kLanes) {
         const Vec w = exp2_negative(load(weights + i) - shift);
         total = total + w;
-        store(weights + i, w);
+        store_operand(reinterpret_cast<Operand*>(weights) + i, w);  // never past what was read
+      }
+      if (Operands::pairs && keys % 2 != 0) {
+        store_operand(reinterpret_cast<Operand*>(weights) + keys, set1(0.0f));
       }
       factor[r] = 1.0f / sum(total);
     }
@@ -211,9 +232,11 @@ static void halo_attention(const HaloAttentionArgs& a) {
     const int64_t head = task % a.heads, block = task / a.heads, across = a.width / a.block;
     const int64_t top = block / across * a.block, left = block % across * a.block;
     if (a.dtype == DType::f32) {
-      HaloBlock<float>{.a = a, .head = head, .top = top, .left = left}.run();
+      HaloBlock<float, F32Operands>{.a = a, .head = head, .top = top, .left = left}.run();
+    } else if (a.operands == DType::f32 || a.legacy_mask) {
+      HaloBlock<Bf16, F32Operands>{.a = a, .head = head, .top = top, .left = left}.run();
     } else {
-      HaloBlock<Bf16>{.a = a, .head = head, .top = top, .left = left}.run();
+      HaloBlock<Bf16, Bf16Operands>{.a = a, .head = head, .top = top, .left = left}.run();
     }
   }
 }

@@ -185,6 +185,8 @@ struct AttentionArgs {
   int64_t query_begin, query_end;
   float* out;      // [queries][value_dim]
   float* scratch;  // attention_scratch floats per concurrent call
+  DType operands =
+      DType::f32;  // of both products: f32, or rounded to bf16; softmax and sums are f32
 };
 
 // Attention within blocks: the queries of every block x block square of the map read the keys of
@@ -207,8 +209,9 @@ struct HaloAttentionArgs {
   float scale;
   bool legacy_mask;
   int64_t task_begin, task_end;
-  void* out;       // [height][width][value_dim]
-  float* scratch;  // halo_attention_scratch floats per concurrent call
+  void* out;                    // [height][width][value_dim]
+  float* scratch;               // halo_attention_scratch floats per concurrent call
+  DType operands = DType::f32;  // of the products with k and v, bf16 only if dtype is
 };
 
 // A convolution of stride 1 with a square kernel by Winograd's algorithm, in two parts that work on

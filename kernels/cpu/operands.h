@@ -7,12 +7,22 @@ namespace adfast::kernels::ADFAST_ISA {
 
 struct F32Operands {
   using Type = float;
+  static constexpr bool pairs = false;
   static Vec add_products(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
 };
 
 struct Bf16Operands {
   using Type = Bf16;
+  static constexpr bool pairs = true;
   static Vec add_products(Vec a, Vec b, Vec sum) { return add_pair_products(a, b, sum); }
 };
+
+// Operands from n floats (or bf16), times a factor; vectors are stored whole, zeros past the n-th.
+template <class T, class Operand>
+static inline void store_operands(const T* from, int64_t n, float factor, Operand* to) {
+  const Vec by = set1(factor);
+  over(n, [&](int64_t i, auto lanes) { store_operand(to + i, load(from + i, lanes) * by); });
+  if (kLanes == 1 && sizeof(Operand) == 2 && n % 2 != 0) store_operand(to + n, set1(0.0f));
+}
 
 }  // namespace adfast::kernels::ADFAST_ISA

@@ -9,6 +9,18 @@ static inline Vec add_pair_products(Vec a, Vec b, Vec sum) {
   return fma(high_half(a), high_half(b), fma(low_half(a), low_half(b), sum));
 }
 
+// low and high, rounded to bf16, in the halves of each lane.
+static inline Vec pair(Vec low, Vec high) {
+  Bf16 lows[kLanes], highs[kLanes];
+  float words[kLanes];
+  store(lows, low);
+  store(highs, high);
+  for (int64_t i = 0; i < kLanes; i++) {
+    words[i] = float_of(uint32_t{highs[i].bits} << 16 | lows[i].bits);
+  }
+  return load(words);
+}
+
 // To an operand of such products.
 static inline void store_operand(float* p, Vec v) { store(p, v); }
 static inline void store_operand(Bf16* p, Vec v) { store(p, v); }

@@ -97,7 +97,7 @@ static void transform_tiles(const WinogradArgs& a) {
   using Operand = typename Operands::Type;
   constexpr int64_t per_word = sizeof(float) / sizeof(Operand);
   const int64_t across = (a.out_width + a.outputs - 1) / a.outputs;
-  const int64_t row = winograd_row(words_of(a.channels, per_word == 2));
+  const int64_t row = winograd_row(words_of(a.channels, Operands::pairs));
   const int64_t plane = winograd_plane(a.block_end - a.block_begin, row) * per_word;
   for (int64_t tile = a.tile_begin; tile < a.tile_end; tile++) {
     const int64_t top = tile / across * a.outputs - a.top;
@@ -119,7 +119,7 @@ static void transform_tiles(const WinogradArgs& a) {
                                 out + c, plane);
       }
     });
-    if (per_word == 2 && kLanes == 1 && a.channels % 2 != 0) {  // the other half of the last word
+    if (Operands::pairs && kLanes == 1 && a.channels % 2 != 0) {  // the other half of the last word
       for (int p = 0; p < kSide * kSide; p++) {
         store_operand(out + a.channels + p * plane, set1(0.0f));
       }
@@ -207,7 +207,7 @@ static void untransform_tile(const WinogradArgs& a, int64_t tile, int64_t panel,
 
 template <int kSide, int kOutputs, class T, class Operands>
 static void multiply_tiles(const WinogradArgs& a) {
-  const int64_t depth = words_of(a.channels, sizeof(typename Operands::Type) == 2);
+  const int64_t depth = words_of(a.channels, Operands::pairs);
   const int64_t count = a.block_end - a.block_begin, row = winograd_row(depth);
   const int64_t left_plane = winograd_plane(count, row);
   const int64_t plane = winograd_plane(count, kWinogradPanel);

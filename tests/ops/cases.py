@@ -220,7 +220,7 @@ def _attention_cases() -> list[Case]:
     def attention(queries, keys, dim, value_dim, heads, q=act, kv=act, label="", hot=False):
         shapes = (q(1, queries, dim), kv(1, keys, dim), kv(1, keys, value_dim))
         attrs = {"heads": heads, "scale": 4 * (dim // heads) ** -0.5}
-        return Case("attention", shapes, attrs, label or f"{keys} keys", bf16=1e-5, hot=hot)
+        return Case("attention", shapes, attrs, label or f"{keys} keys", hot=hot)
 
     def windows(count, queries, keys, dim, value_dim, heads, kv=act, hot=False):
         shapes = (
@@ -229,7 +229,7 @@ def _attention_cases() -> list[Case]:
             kv(count, keys, value_dim),
         )
         attrs = {"heads": heads, "scale": 4 * (dim // heads) ** -0.5}
-        return Case("attention", shapes, attrs, f"{count} windows", bf16=1e-5, hot=hot)
+        return Case("attention", shapes, attrs, f"{count} windows", hot=hot)
 
     return [
         windows(3, 5, 7, 21, 9, 3),

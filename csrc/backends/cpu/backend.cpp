@@ -196,6 +196,8 @@ std::unique_ptr<HostBackend> make_cpu_backend(const CpuOptions& options) {
                                          "', expected direct, winograd2 or winograd4");
   }
   device.tactics = options.tactics;
+  const bool pairs =
+      device.kernels->isa == kernels::Isa::avx512_bf16 && cpu::bf16_vector_rate() > 1;
   const std::string& precision = options.precision;
   if (precision == "bf16") {
     const bool capable = static_cast<int>(dnnl::get_effective_cpu_isa()) >=
@@ -204,16 +206,15 @@ std::unique_ptr<HostBackend> make_cpu_backend(const CpuOptions& options) {
       device.features = DType::bf16;
       device.bf16_rate = cpu::bf16_rate();
       if (cpu::multiplies_bf16()) device.products = DType::bf16;
-      if (device.kernels->isa == kernels::Isa::avx512_bf16 && cpu::bf16_vector_rate() > 1) {
-        device.winograd_operands = DType::bf16;
-      }
+      if (pairs) device.winograd_operands = device.attention_operands = DType::bf16;
     } else if (!capable && !options.may_widen) {
       throw Error(ErrorKind::argument,
                   "precision='bf16' needs AVX-512, which this processor lacks (or ADFAST_ISA "
                   "forbids); load the plan with precision='f32'");
     }
   } else if (precision == "int8") {
-    device.int8 = true;
+    device.int8 = true;  // what is left in floats was left so for its digits, but for attention
+    if (pairs) device.attention_operands = DType::bf16;
   } else if (precision != "f32") {
     throw Error(ErrorKind::argument,
                 "precision is '" + precision + "', expected 'f32', 'bf16' or 'int8'");

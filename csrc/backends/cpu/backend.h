@@ -27,8 +27,8 @@ struct Device {
   bool int8 = false;
   // Products in bf16 for every one in f32.
   double bf16_rate = 1;
-  // What Winograd's algorithm multiplies: bf16 where our kernels' own instruction does it faster.
-  DType winograd_operands = DType::f32;
+  // What Winograd's algorithm and attention multiply: bf16 where our kernels do so faster.
+  DType winograd_operands = DType::f32, attention_operands = DType::f32;
   Tactics tactics = {};
 
   // The word for a step; empty: its own estimate decides.

@@ -1,7 +1,7 @@
 // Attention within blocks of a feature map, against the definition in kernels.h.
 #include "testing.h"
 
-void test_halo_attention(const k::Table& table, k::DType dtype) {
+void test_halo_attention(const k::Table& table, k::DType dtype, k::DType operands) {
   struct Case {
     int64_t height, width, block, halo, heads, dim, value_dim;  // dim and value_dim of a head
   };
@@ -36,6 +36,7 @@ void test_halo_attention(const k::Table& table, k::DType dtype) {
       args.scale = 0.8f;
       args.legacy_mask = legacy;
       args.task_end = tasks;
+      args.operands = operands;
       args.out = out.data();
       args.scratch = scratch.data();
       // Whatever a previous call left there.
@@ -47,8 +48,9 @@ void test_halo_attention(const k::Table& table, k::DType dtype) {
         args.task_end = task + 1;
         table.halo_attention(args);
       }
-      auto name = text("halo_attention", table, dtype,
-                       {c.height, c.width, c.block, c.halo, c.heads, c.dim, c.value_dim, legacy});
+      auto name =
+          text(operands == k::DType::f32 ? "halo_attention" : "halo_attention_bf16", table, dtype,
+               {c.height, c.width, c.block, c.halo, c.heads, c.dim, c.value_dim, legacy});
       if (memcmp(split.data(), out.data(), out.bytes.size()) != 0) {
         fprintf(stderr, "[%s] blocks depend on the range they are computed in\n", name.c_str());
         failures++;
@@ -80,7 +82,8 @@ void test_halo_attention(const k::Table& table, k::DType dtype) {
           }
         }
       }
-      expect(name, values(out), want, 5e-6 + rounding(dtype));
+      const double lost = operands == k::DType::f32 ? 5e-6 : 1e-2;
+      expect(name, values(out), want, lost + rounding(dtype));
     }
   }
   // A query that is not a number spoils its own row only, a key those that see it.
@@ -91,8 +94,26 @@ void test_halo_attention(const k::Table& table, k::DType dtype) {
   Guarded<float> scratch(k::halo_attention_scratch(3, 1, d, d));
   q.set(7 * d, NAN);
   key.set(35 * d + 1, INFINITY);
-  table.halo_attention({q.data(), key.data(), key.data(), dtype, n, n, 3, 1, d, d, 1, rows.data(),
-                        columns.data(), 1, false, 0, 4, out.data(), scratch.data()});
+  table.halo_attention({q.data(),
+                        key.data(),
+                        key.data(),
+                        dtype,
+                        n,
+                        n,
+                        3,
+                        1,
+                        d,
+                        d,
+                        1,
+                        rows.data(),
+                        columns.data(),
+                        1,
+                        false,
+                        0,
+                        4,
+                        out.data(),
+                        scratch.data(),
+                        operands});
   for (int64_t p = 0; p < n * n; p++) {
     const bool spoilt = p == 7 || (p / n >= 3 && p % n >= 3);
     expect(

@@ -29,17 +29,19 @@ int main() {
       alone(test_frame, *table, dtype);
       alone(test_reduce, *table, dtype);
       alone(test_nan, *table, dtype);
-      alone(test_halo_attention, *table, dtype);
+      alone(test_halo_attention, *table, dtype, k::DType::f32);
       alone(test_winograd, *table, dtype, k::DType::f32);
     }
     alone(test_winograd, *table, k::DType::bf16, k::DType::bf16);
+    alone(test_halo_attention, *table, k::DType::bf16, k::DType::bf16);
     alone(test_resize_bilinear, *table);
     alone(test_fuse_maps, *table);
     alone(test_gaussian_blur, *table);
     alone(test_box_filter, *table);
     alone(test_gms_map, *table);
     alone(test_reduce_columns, *table);
-    alone(test_attention, *table);
+    alone(test_attention, *table, k::DType::f32);
+    alone(test_attention, *table, k::DType::bf16);
     alone(test_rows, *table);
     alone(test_unary, *table);
     alone(test_binary, *table);
