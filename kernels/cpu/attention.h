@@ -152,7 +152,7 @@ static void attention_head(const AttentionArgs& a, int64_t head) {
       for (int64_t i = 0; i < columns; i += kLanes) {
         Vec weight = exp2_negative(load(row + i) - top);
         total = total + weight;
-        store_operand(reinterpret_cast<Operand*>(row) + i, weight);  // never past what was read
+        store_fast(reinterpret_cast<Operand*>(row) + i, weight);  // never past what was read
       }
       factor[r] = 1.0f / sum(total);
     }

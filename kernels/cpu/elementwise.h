@@ -14,7 +14,7 @@ template <class Lanes>
 static inline void store_as(void* p, DType dtype, const Levels& levels, int64_t i, Vec v,
                             Lanes lanes) {
   if (dtype == DType::f32) return store(static_cast<float*>(p) + i, v, lanes);
-  if (dtype == DType::bf16) return store(static_cast<Bf16*>(p) + i, v, lanes);
+  if (dtype == DType::bf16) return store_fast(static_cast<Bf16*>(p) + i, v, lanes);
   store(static_cast<uint8_t*>(p) + i, fma(v, set1(levels.factor), set1(levels.zero)), lanes);
 }
 
@@ -33,8 +33,8 @@ static void unary(const UnaryArgs& a) {
       return map_unary(a, [](Vec v) { return max(set1(0.0f), v); });
     case Unary::sigmoid:
       return map_unary(a, [](Vec v) { return sigmoid(v); });
-    case Unary::silu:  // -infinity times 0 would be NaN; below -104 the sigmoid is 0 anyway
-      return map_unary(a, [](Vec v) { return max(set1(-110.0f), v) * sigmoid(v); });
+    case Unary::silu:  // -infinity times 0 would be NaN; far below the sigmoid is 0 anyway
+      return map_unary(a, [](Vec v) { return silu(max(set1(-110.0f), v)); });
     case Unary::gelu:
       return map_unary(a, [](Vec v) { return gelu(v); });
     case Unary::tanh:

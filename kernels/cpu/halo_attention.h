@@ -190,10 +190,10 @@ struct HaloBlock {
       for (int64_t i = 0; i < keys; i += kLanes) {
         const Vec w = exp2_negative(load(weights + i) - shift);
         total = total + w;
-        store_operand(reinterpret_cast<Operand*>(weights) + i, w);  // never past what was read
+        store_fast(reinterpret_cast<Operand*>(weights) + i, w);  // never past what was read
       }
       if (Operands::pairs && keys % 2 != 0) {
-        store_operand(reinterpret_cast<Operand*>(weights) + keys, set1(0.0f));
+        store_fast(reinterpret_cast<Operand*>(weights) + keys, set1(0.0f));
       }
       factor[r] = 1.0f / sum(total);
     }

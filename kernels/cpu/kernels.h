@@ -238,6 +238,36 @@ struct WinogradArgs {
   float* products;                 // winograd_products floats per concurrent call
 };
 
+enum class Unary : int32_t {
+  identity,
+  relu,
+  sigmoid,
+  silu,
+  gelu,
+  tanh,
+  sqrt,
+  exp,
+  abs,
+  square,
+  neg
+};
+
+// A convolution of every channel by itself, kernel 3 or 5, stride 1 or 2, zeros being around x:
+// y = activation(x * weight + bias), none, relu or silu. Rows row_begin..row_end - 1 of y only.
+struct DepthwiseArgs {
+  const void* x;  // [height][width][channels]
+  DType dtype;    // of x and y
+  int64_t height, width, channels;
+  int64_t out_height, out_width;
+  int64_t top, left;  // pixels of zeros before the first row and column
+  int32_t kernel, stride;
+  const float* weight;  // [kernel][kernel][channels]
+  const float* bias;    // [channels] or null
+  Unary activation;     // identity, relu or silu
+  void* y;              // [out_height][out_width][channels]
+  int64_t row_begin, row_end;
+};
+
 // out = (x - mean) / sqrt(var + eps) * gamma + beta (+ residual), per row.
 struct LayerNormArgs {
   const float* x;  // [rows][width]
@@ -255,20 +285,6 @@ struct SoftmaxArgs {
   const float* x;  // [rows][width]
   int64_t rows, width;
   float* out;
-};
-
-enum class Unary : int32_t {
-  identity,
-  relu,
-  sigmoid,
-  silu,
-  gelu,
-  tanh,
-  sqrt,
-  exp,
-  abs,
-  square,
-  neg
 };
 
 // identity converts between dtypes, to bf16 by rounding to nearest, ties to even. out may be x if
@@ -331,6 +347,7 @@ struct Table {
   void (*halo_attention)(const HaloAttentionArgs&);
   void (*winograd_transform)(const WinogradArgs&);  // x -> tiles
   void (*winograd_multiply)(const WinogradArgs&);   // tiles -> y
+  void (*depthwise)(const DepthwiseArgs&);
   void (*layer_norm)(const LayerNormArgs&);
   void (*softmax)(const SoftmaxArgs&);
   void (*unary)(const UnaryArgs&);

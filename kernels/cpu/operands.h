@@ -21,8 +21,8 @@ struct Bf16Operands {
 template <class T, class Operand>
 static inline void store_operands(const T* from, int64_t n, float factor, Operand* to) {
   const Vec by = set1(factor);
-  over(n, [&](int64_t i, auto lanes) { store_operand(to + i, load(from + i, lanes) * by); });
-  if (kLanes == 1 && sizeof(Operand) == 2 && n % 2 != 0) store_operand(to + n, set1(0.0f));
+  over(n, [&](int64_t i, auto lanes) { store_fast(to + i, load(from + i, lanes) * by); });
+  if (kLanes == 1 && sizeof(Operand) == 2 && n % 2 != 0) store_fast(to + n, set1(0.0f));
 }
 
 }  // namespace adfast::kernels::ADFAST_ISA

@@ -21,8 +21,10 @@ static inline Vec pair(Vec low, Vec high) {
   return load(words);
 }
 
-// To an operand of such products.
-static inline void store_operand(float* p, Vec v) { store(p, v); }
-static inline void store_operand(Bf16* p, Vec v) { store(p, v); }
+// Stores, rounding to bf16 in the fastest way this set has.
+template <class T, class Lanes = All>
+static inline void store_fast(T* p, Vec v, Lanes lanes = {}) {
+  store(p, v, lanes);
+}
 
 }  // namespace adfast::kernels::ADFAST_ISA

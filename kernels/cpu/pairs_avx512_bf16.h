@@ -16,10 +16,18 @@ static inline Vec pair(Vec low, Vec high) {
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(high_words), 16), _mm512_cvtepu16_epi32(low_words)));
 }
 
-static inline void store_operand(float* p, Vec v) { store(p, v); }
-static inline void store_operand(Bf16* p, Vec v) {
+// Stores, rounding to bf16 in the fastest way this set has.
+template <class T, class Lanes = All>
+static inline void store_fast(T* p, Vec v, Lanes lanes = {}) {
+  store(p, v, lanes);
+}
+static inline void store_fast(Bf16* p, Vec v, All = {}) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+}
+static inline void store_fast(Bf16* p, Vec v, Some lanes) {
+  _mm256_mask_storeu_epi16(p, first_lanes(lanes.n),
+                           reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
 }
 
 }  // namespace adfast::kernels::ADFAST_ISA

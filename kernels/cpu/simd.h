@@ -21,6 +21,14 @@ static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline float infinity() { return __builtin_inff(); }
 
+// Which rows or columns of a window lie inside the input.
+struct Inside {
+  int begin, end;
+  Inside(int64_t first, int64_t side, int64_t length)
+      : begin(static_cast<int>(first < 0 ? smaller(-first, side) : 0)),
+        end(static_cast<int>(smaller(side, larger(length - first, 0)))) {}
+};
+
 // e^x to about one unit in the last place: x = n ln 2 + r, |r| <= ln(2) / 2, e^r by the polynomial
 // of S. Moshier's Cephes (expf). 0 below -104, infinity above 89; NaN stays NaN, being the second
 // operand.
@@ -59,6 +67,21 @@ static inline float exp1(float x) {
   float lanes[kLanes];
   store(lanes, exp(set1(x)));
   return lanes[0];
+}
+
+// x / (1 + e^-x): the exponential as above, by exp2_negative's polynomial of a stretched argument;
+// where it passes 2^126 the quotient is 0.
+static inline Vec silu(Vec x) {
+  const Vec y = max(set1(-104.0f), set1(0.0f) - x), n = round_to_integer(y * set1(1.44269504f));
+  const Vec r = fma(n, set1(2.12194440e-4f), fma(n, set1(-0.693359375f), y));
+  Vec p = set1(0.00829765428f);
+  p = fma(p, r, set1(0.0419153819f));
+  p = fma(p, r, set1(0.166675747f));
+  p = fma(p, r, set1(0.499988948f));
+  p = fma(p, r, set1(0.999999692f));
+  p = fma(p, r, set1(1.00000007f));
+  const Vec quotient = reciprocal(scale_by_power(p, n) + set1(1.0f));
+  return x * select_less(n, set1(126.0f), quotient, set1(0.0f));
 }
 
 static inline Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(set1(0.0f) - x)); }

@@ -83,6 +83,7 @@ static inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 // b if either is NaN.
 static inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 static inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+static inline Vec reciprocal(Vec v) { return set1(1.0f) / v; }
 static inline Vec sqrt(Vec v) { return _mm256_sqrt_ps(v); }
 static inline Vec abs(Vec v) { return _mm256_andnot_ps(set1(-0.0f), v); }
 static inline Vec select_less(Vec a, Vec b, Vec yes, Vec no) {

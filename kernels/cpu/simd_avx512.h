@@ -82,6 +82,12 @@ static inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 // b if either is NaN.
 static inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 static inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+// Of finite v, to about one unit in the last place: an estimate of 14 bits and a step of Newton's,
+// a quarter of the time of a division.
+static inline Vec reciprocal(Vec v) {
+  const Vec estimate = _mm512_rcp14_ps(v);
+  return fma(estimate, fma(set1(0.0f) - v, estimate, set1(1.0f)), estimate);
+}
 static inline Vec sqrt(Vec v) { return _mm512_sqrt_ps(v); }
 static inline Vec abs(Vec v) { return _mm512_abs_ps(v); }
 static inline Vec select_less(Vec a, Vec b, Vec yes, Vec no) {

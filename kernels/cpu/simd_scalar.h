@@ -68,6 +68,7 @@ static inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 // Like the vector instructions: b if either is NaN.
 static inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 static inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
+static inline Vec reciprocal(Vec v) { return 1.0f / v; }
 static inline Vec sqrt(Vec v) { return __builtin_sqrtf(v); }
 static inline Vec abs(Vec v) { return float_of(bits_of(v) & 0x7fffffff); }
 static inline Vec select_less(Vec a, Vec b, Vec yes, Vec no) { return a < b ? yes : no; }

@@ -11,6 +11,7 @@
 #include "attention.h"
 #include "box_filter.h"
 #include "calibrate_map.h"
+#include "depthwise.h"
 #include "elementwise.h"
 #include "frame.h"
 #include "gaussian_blur.h"
@@ -47,6 +48,7 @@ const Table kTable = {
     .halo_attention = halo_attention,
     .winograd_transform = winograd_transform,
     .winograd_multiply = winograd_multiply,
+    .depthwise = depthwise,
     .layer_norm = layer_norm,
     .softmax = softmax,
     .unary = unary,

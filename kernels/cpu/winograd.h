@@ -57,14 +57,6 @@ static inline __attribute__((always_inline)) void from_points(const Vec* m, Vec*
   }
 }
 
-// Which rows or columns of a tile lie inside the input.
-struct Inside {
-  int begin, end;
-  Inside(int64_t first, int64_t side, int64_t length)
-      : begin(static_cast<int>(first < 0 ? smaller(-first, side) : 0)),
-        end(static_cast<int>(smaller(side, larger(length - first, 0)))) {}
-};
-
 template <int kSide, class T, class Lanes, class Operand>
 static inline __attribute__((always_inline)) void transform_vector(const T* x, int64_t row,
                                                                    int64_t pixel, Inside rows,
@@ -88,7 +80,7 @@ static inline __attribute__((always_inline)) void transform_vector(const T* x, i
     for (int i = 0; i < kSide; i++) d[i] = half[i][j];
     to_points<kSide>(d, p);
 #pragma GCC unroll 6
-    for (int i = 0; i < kSide; i++) store_operand(out + (i * kSide + j) * plane, p[i]);
+    for (int i = 0; i < kSide; i++) store_fast(out + (i * kSide + j) * plane, p[i]);
   }
 }
 
@@ -121,7 +113,7 @@ static void transform_tiles(const WinogradArgs& a) {
     });
     if (Operands::pairs && kLanes == 1 && a.channels % 2 != 0) {  // the other half of the last word
       for (int p = 0; p < kSide * kSide; p++) {
-        store_operand(out + a.channels + p * plane, set1(0.0f));
+        store_fast(out + a.channels + p * plane, set1(0.0f));
       }
     }
   }
@@ -199,7 +191,7 @@ static void untransform_tile(const WinogradArgs& a, int64_t tile, int64_t panel,
         if (a.residual) v = v + load(static_cast<const T*>(a.residual) + at, lanes);
         // The second operand wins where either is NaN.
         if (a.relu) v = max(set1(0.0f), v);
-        store(static_cast<T*>(a.y) + at, v, lanes);
+        store_fast(static_cast<T*>(a.y) + at, v, lanes);
       }
     }
   });

@@ -1,6 +1,7 @@
 // Convolutions and pooling by oneDNN, channels-last, with bias, residual and activation fused.
 #include <array>
 
+#include "backends/cpu/depthwise.h"
 #include "backends/cpu/onednn.h"
 #include "backends/cpu/winograd.h"
 #include "core/frame.h"
@@ -28,6 +29,10 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
   if (groups == 1 && window.dense()) {
     auto fast = make_winograd(request, device, node);
     if (fast) return fast;
+  }
+  if (groups > 1 && groups == x[1] && window.dilations == std::array<int64_t, 2>{1, 1}) {
+    auto own = make_depthwise(request, device, node);
+    if (own) return own;
   }
 
   memory::dims weight_dims = weight.shape;

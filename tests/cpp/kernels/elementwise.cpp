@@ -68,7 +68,10 @@ void test_unary(const k::Table& table) {
     memcpy(&v, &bits[i], 4);
     uint16_t got;
     memcpy(&got, out.bytes.data() + 2 * i, 2);
-    if (got != to_bf16(v)) {
+    // The instruction of AVX512_BF16 takes subnormals for zero, as all threads of the engine do.
+    const bool zero = table.isa == k::Isa::avx512_bf16 && (bits[i] & 0x7f800000) == 0 &&
+                      got == (bits[i] >> 31 << 15);
+    if (got != to_bf16(v) && !zero) {
       fprintf(stderr, "[%s] 0x%08x to bf16: expected 0x%04x, got 0x%04x\n", table.name, bits[i],
               to_bf16(v), got);
       failures++;

@@ -31,6 +31,7 @@ int main() {
       alone(test_nan, *table, dtype);
       alone(test_halo_attention, *table, dtype, k::DType::f32);
       alone(test_winograd, *table, dtype, k::DType::f32);
+      alone(test_depthwise, *table, dtype);
     }
     alone(test_winograd, *table, k::DType::bf16, k::DType::bf16);
     alone(test_halo_attention, *table, k::DType::bf16, k::DType::bf16);
