@@ -1,8 +1,9 @@
 // Depthwise convolutions of 3 x 3 and 5 x 5, strides 1 and 2: what EfficientNet spreads between its
 // 1x1 convolutions. There are few products for each value read, so a row of outputs is held in
-// registers, every input is loaded (and widened) once for all of them, and the activation is applied
-// before they are written.
+// registers, every input is loaded (and widened) once for all of them, and the activation is
+// applied before they are written.
 #pragma once
+#include "matvec.h"
 
 namespace adfast::kernels::ADFAST_ISA {
 
@@ -41,10 +42,7 @@ static inline __attribute__((always_inline)) void depthwise_vector(const Depthwi
   T* y = static_cast<T*>(a.y) + pixel * a.channels + c;
 #pragma GCC unroll 8
   for (int o = 0; o < kOutputs; o++) {
-    Vec v = sums[o];
-    if (a.activation == Unary::silu) v = silu(v);
-    if (a.activation == Unary::relu) v = max(set1(0.0f), v);  // a NaN stays, being the second
-    store_fast(y + o * a.channels, v, lanes);
+    store_fast(y + o * a.channels, activated(a.activation, sums[o]), lanes);
   }
 }
 
@@ -73,7 +71,8 @@ static void depthwise_rows(const DepthwiseArgs& a) {
   constexpr int most = kStride == 1 ? 8 : 4;
   for (int64_t y = a.row_begin; y < a.row_end; y++) {
     int64_t x = 0;
-    for (; x + most <= a.out_width; x += most) depthwise_outputs<kKernel, kStride, most, T>(a, y, x);
+    for (; x + most <= a.out_width; x += most)
+      depthwise_outputs<kKernel, kStride, most, T>(a, y, x);
     for (; x + 2 <= a.out_width; x += 2) depthwise_outputs<kKernel, kStride, 2, T>(a, y, x);
     for (; x < a.out_width; x++) depthwise_outputs<kKernel, kStride, 1, T>(a, y, x);
   }

@@ -4,9 +4,6 @@
 
 namespace adfast::kernels::ADFAST_ISA {
 
-static inline float widened(float v) { return v; }
-static inline float widened(Bf16 v) { return float_of(uint32_t{v.bits} << 16); }
-
 static inline void fill(float* out, int64_t n, float value) {
   over(n, [&](int64_t i, auto lanes) { store(out + i, set1(value), lanes); });
 }

@@ -252,8 +252,20 @@ enum class Unary : int32_t {
   neg
 };
 
+// y = activation(x * weight + bias); activation as in DepthwiseArgs.
+struct MatvecArgs {
+  const void* x;  // [depth]
+  DType dtype;    // of x, weight and y
+  int64_t depth, width;
+  const void* weight;  // panels of kMatvecPanel outputs, each [depth][kMatvecPanel]
+  const float* bias;   // [width] or null
+  Unary activation;
+  void* y;  // [width]
+};
+constexpr int64_t kMatvecPanel = 64;
+
 // A convolution of every channel by itself, kernel 3 or 5, stride 1 or 2, zeros being around x:
-// y = activation(x * weight + bias), none, relu or silu. Rows row_begin..row_end - 1 of y only.
+// y = activation(x * weight + bias). Rows row_begin..row_end - 1 of y only.
 struct DepthwiseArgs {
   const void* x;  // [height][width][channels]
   DType dtype;    // of x and y
@@ -263,7 +275,7 @@ struct DepthwiseArgs {
   int32_t kernel, stride;
   const float* weight;  // [kernel][kernel][channels]
   const float* bias;    // [channels] or null
-  Unary activation;     // identity, relu or silu
+  Unary activation;     // identity, relu, silu or sigmoid
   void* y;              // [out_height][out_width][channels]
   int64_t row_begin, row_end;
 };
@@ -348,6 +360,7 @@ struct Table {
   void (*winograd_transform)(const WinogradArgs&);  // x -> tiles
   void (*winograd_multiply)(const WinogradArgs&);   // tiles -> y
   void (*depthwise)(const DepthwiseArgs&);
+  void (*matvec)(const MatvecArgs&);
   void (*layer_norm)(const LayerNormArgs&);
   void (*softmax)(const SoftmaxArgs&);
   void (*unary)(const UnaryArgs&);

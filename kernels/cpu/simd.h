@@ -19,6 +19,8 @@ static inline Vec min_nan(Vec a, Vec b) { return select_nan(a, a, min(a, b)); }
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline float widened(float v) { return v; }
+static inline float widened(Bf16 v) { return float_of(uint32_t{v.bits} << 16); }
 static inline float infinity() { return __builtin_inff(); }
 
 // Which rows or columns of a window lie inside the input.

@@ -11,18 +11,20 @@
 #include "attention.h"
 #include "box_filter.h"
 #include "calibrate_map.h"
-#include "depthwise.h"
 #include "elementwise.h"
 #include "frame.h"
 #include "gaussian_blur.h"
 #include "gms_map.h"
 #include "halo_attention.h"
+#include "matvec.h"
 #include "norm.h"
 #include "reduce.h"
 #include "resize.h"
 #include "score_map.h"
 #include "token_attention.h"
 #include "winograd.h"
+//
+#include "depthwise.h"
 //
 #include "fuse_maps.h"
 #include "projector_attention.h"
@@ -49,6 +51,7 @@ const Table kTable = {
     .winograd_transform = winograd_transform,
     .winograd_multiply = winograd_multiply,
     .depthwise = depthwise,
+    .matvec = matvec,
     .layer_norm = layer_norm,
     .softmax = softmax,
     .unary = unary,

@@ -18,13 +18,20 @@ from adfast.compiler.graph import Graph
 from adfast.compiler.writer import write_test_plan
 
 ISA = os.environ.get("ADFAST_ISA", "")
+FLAGS = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+#: Where products in bf16 are fast, feature maps and residuals beside int8 are bf16: sums of whole
+#: numbers are then seen through its rounding here, and to the digit in test_other_sets.
+BF16 = (
+    ISA in ("", "avx512_bf16")
+    and "avx512_bf16" in FLAGS
+    and ("amx_bf16" in FLAGS or "GenuineIntel" not in FLAGS)
+)
 QUANTISED = [case for case in CASES if case.op in ("conv2d", "linear") and not case.hot]
 
 
 def weight_limit() -> int:
     """Without VNNI weights have 64 levels a side, see csrc/backends/cpu/onednn.cpp."""
-    flags = Path("/proc/cpuinfo").read_text()
-    vnni = "avx512_vnni" in flags or ("avx_vnni" in flags and not ISA)
+    vnni = "avx512_vnni" in FLAGS or ("avx_vnni" in FLAGS and not ISA)
     return 127 if vnni and ISA not in ("avx2", "scalar") else 64
 
 
@@ -69,7 +76,7 @@ def test_int8(case, zero, tmp_path):
     got, want = both(case, zero, tmp_path)
     for role, expected in want.items():
         error = np.abs(got[role] - expected).max() / max(np.abs(expected).max(), 1e-30)
-        assert error <= 2e-5, f"{case} {role}: {error:.3g}"
+        assert error <= (8e-3 if BF16 else 2e-5), f"{case} {role}: {error:.3g}"
 
 
 def test_kernels_round_alike(isa, tmp_path):
@@ -88,7 +95,7 @@ def test_the_largest_sums_do_not_saturate(sign, tmp_path):
     write_test_plan(tmp_path / "a.plan", graph)
     image = np.full((1, 64, 5, 3), 255, np.float32)
     got = _core.run_graph(str(tmp_path / "a.plan"), {"x": image}, precision="int8")["y"]
-    assert np.allclose(got[0, :, 1:-1, 1], sign * 255 * 64 * 9, rtol=1e-6)
+    assert np.allclose(got[0, :, 1:-1, 1], sign * 255 * 64 * 9, rtol=4e-3 if BF16 else 1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 130])
@@ -133,8 +140,10 @@ def test_a_weight_that_is_not_finite_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(ISA != "", reason="is held to an instruction set already")
-@pytest.mark.parametrize("isa_", ["avx2", "scalar"])
-def test_without_vnni(isa_):
+@pytest.mark.parametrize("isa_", ["avx512", "avx2", "scalar"])
+def test_other_sets(isa_):
+    if isa_ == "avx512" and isa_ + "bw" not in FLAGS:
+        pytest.skip("this processor has no avx512")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", __file__],
         env={**os.environ, "ADFAST_ISA": isa_},

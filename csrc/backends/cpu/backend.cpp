@@ -162,6 +162,15 @@ double bf16_rate() {
   return (isa & amx) == amx ? 8 : bf16_vector_rate();
 }
 
+void compute_in_bf16(Device* device) {
+  device->features = DType::bf16;
+  device->bf16_rate = bf16_rate();
+  if (multiplies_bf16()) device->products = DType::bf16;
+  if (device->kernels->isa == kernels::Isa::avx512_bf16 && bf16_vector_rate() > 1) {
+    device->operands = DType::bf16;
+  }
+}
+
 }  // namespace
 
 void share_unary(void (*run)(const kernels::UnaryArgs&), const kernels::UnaryArgs& args) {
@@ -196,25 +205,20 @@ std::unique_ptr<HostBackend> make_cpu_backend(const CpuOptions& options) {
                                          "', expected direct, winograd2 or winograd4");
   }
   device.tactics = options.tactics;
-  const bool pairs =
-      device.kernels->isa == kernels::Isa::avx512_bf16 && cpu::bf16_vector_rate() > 1;
   const std::string& precision = options.precision;
   if (precision == "bf16") {
     const bool capable = static_cast<int>(dnnl::get_effective_cpu_isa()) >=
                          static_cast<int>(dnnl::cpu_isa::avx512_core);
     if (capable && !(options.may_widen && cpu::bf16_rate() < 1)) {
-      device.features = DType::bf16;
-      device.bf16_rate = cpu::bf16_rate();
-      if (cpu::multiplies_bf16()) device.products = DType::bf16;
-      if (pairs) device.winograd_operands = device.attention_operands = DType::bf16;
+      cpu::compute_in_bf16(&device);
     } else if (!capable && !options.may_widen) {
       throw Error(ErrorKind::argument,
                   "precision='bf16' needs AVX-512, which this processor lacks (or ADFAST_ISA "
                   "forbids); load the plan with precision='f32'");
     }
   } else if (precision == "int8") {
-    device.int8 = true;  // what is left in floats was left so for its digits, but for attention
-    if (pairs) device.attention_operands = DType::bf16;
+    device.int8 = true;
+    if (cpu::bf16_rate() > 1) cpu::compute_in_bf16(&device);  // what is left in floats
   } else if (precision != "f32") {
     throw Error(ErrorKind::argument,
                 "precision is '" + precision + "', expected 'f32', 'bf16' or 'int8'");

@@ -27,8 +27,8 @@ struct Device {
   bool int8 = false;
   // Products in bf16 for every one in f32.
   double bf16_rate = 1;
-  // What Winograd's algorithm and attention multiply: bf16 where our kernels do so faster.
-  DType winograd_operands = DType::f32, attention_operands = DType::f32;
+  // What our own kernels multiply, where products are most of their work.
+  DType operands = DType::f32;
   Tactics tactics = {};
 
   // The word for a step; empty: its own estimate decides.
@@ -68,7 +68,7 @@ inline kernels::DType kernel_type(DType type) { return static_cast<kernels::DTyp
 template <class Body>
 void share_rows(int64_t rows, int64_t width, Body&& body) {
   // Below, threads wake no sooner than one of them is done.
-  constexpr int64_t worth_waking = int64_t{1} << 20;
+  constexpr int64_t worth_waking = int64_t{1} << 17;
   const int64_t parts =
       rows * width < worth_waking ? 1 : std::min<int64_t>(rows, omp_get_max_threads());
   if (parts == 1) return body(int64_t{0}, rows);

@@ -2,6 +2,7 @@
 #include <array>
 
 #include "backends/cpu/depthwise.h"
+#include "backends/cpu/matvec.h"
 #include "backends/cpu/onednn.h"
 #include "backends/cpu/winograd.h"
 #include "core/frame.h"
@@ -28,6 +29,9 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
   const int64_t groups = node.groups, out_channels = y[1];
   if (groups == 1 && window.dense()) {
     auto fast = make_winograd(request, device, node);
+    if (!fast && window.kernel == std::array<int64_t, 2>{1, 1}) {
+      fast = make_matvec(request, device, node);
+    }
     if (fast) return fast;
   }
   if (groups > 1 && groups == x[1] && window.dilations == std::array<int64_t, 2>{1, 1}) {

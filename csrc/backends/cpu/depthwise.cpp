@@ -1,16 +1,22 @@
 #include "backends/cpu/depthwise.h"
 
+#include <cstring>
+
+#include "backends/cpu/own.h"
+
 namespace adfast::cpu {
 namespace {
 
 // [channels][1][kernel][kernel] to [kernel][kernel][channels].
-std::vector<float> channels_last(const Tensor& weight) {
+std::vector<std::byte> channels_last(const Tensor& weight) {
   const std::vector<float> values = floats(weight);
   const auto channels = static_cast<size_t>(weight.shape[0]);
   const size_t taps = values.size() / channels;
   std::vector<float> result(values.size());
   for (size_t i = 0; i < values.size(); ++i) result[i % taps * channels + i / taps] = values[i];
-  return result;
+  std::vector<std::byte> bytes(result.size() * sizeof(float));
+  std::memcpy(bytes.data(), result.data(), bytes.size());
+  return bytes;
 }
 
 }  // namespace
@@ -20,20 +26,11 @@ std::unique_ptr<Operator> make_depthwise(const OperatorRequest& request, const D
   const nodes::Window& window = convolution.window;
   const Shape &x = convolution.x, &y = convolution.y;
   const int64_t kernel = window.kernel[0], stride = window.strides[0];
-  if (request.inputs[0]->dtype != device.features || request.outputs[0]->dtype != device.features) {
+  const auto activation = own_activation(convolution.activation);
+  if (!own_kernel(request, device) || convolution.residual != nullptr || !activation)
     return nullptr;
-  }
-  if (convolution.residual != nullptr || y[1] != x[1]) return nullptr;
+  if (y[1] != x[1] || window.strides[1] != stride || stride > 2) return nullptr;
   if (window.kernel[1] != kernel || (kernel != 3 && kernel != 5)) return nullptr;
-  if (window.strides[1] != stride || stride > 2) return nullptr;
-  const nodes::Activation activation = convolution.activation;
-  if (activation != nodes::Activation::none && activation != nodes::Activation::relu &&
-      activation != nodes::Activation::silu) {
-    return nullptr;
-  }
-  // oneDNN has vectors where our scalar kernels have none.
-  if (device.tactic(request.node) == "direct") return nullptr;
-  if (device.kernels->isa == kernels::Isa::scalar) return nullptr;
 
   kernels::DepthwiseArgs args{};
   args.dtype = kernel_type(device.features);
@@ -46,20 +43,16 @@ std::unique_ptr<Operator> make_depthwise(const OperatorRequest& request, const D
   args.left = window.begin[1];
   args.kernel = static_cast<int32_t>(kernel);
   args.stride = static_cast<int32_t>(stride);
-  args.activation = activation == nodes::Activation::silu   ? kernels::Unary::silu
-                    : activation == nodes::Activation::relu ? kernels::Unary::relu
-                                                            : kernels::Unary::identity;
+  args.activation = *activation;
   const auto run = device.kernels->depthwise;
-  const Tensor* bias = convolution.bias;
-  return std::make_unique<SimpleOperator>(
-      std::string("adfast:depthwise:") + device.kernels->name, convolution.flops, 0,
-      [run, args, weight = channels_last(*convolution.weight),
-       bias = bias == nullptr ? std::vector<float>() : floats(*bias)](const Binding& binding) {
+  return std::make_unique<OwnConvolution>(
+      "depthwise", device, convolution, channels_last(*convolution.weight),
+      [run, args](const OwnConvolution::Call& call) {
         kernels::DepthwiseArgs bound = args;
-        bound.x = binding.inputs[0];
-        bound.weight = weight.data();
-        bound.bias = bias.empty() ? nullptr : bias.data();
-        bound.y = binding.outputs[0];
+        bound.x = call.x;
+        bound.weight = static_cast<const float*>(call.weight);
+        bound.bias = call.bias;
+        bound.y = call.y;
         return [run, bound] {
           const int64_t work = bound.out_width * bound.channels * bound.kernel * bound.kernel;
           share_rows(bound.out_height, work, [&](int64_t begin, int64_t end) {

@@ -292,7 +292,7 @@ std::unique_ptr<Operator> make_attention(const OperatorRequest& request, const D
   args.value_dim = node.value_dim;
   args.heads = node.heads;
   args.scale = node.scale;
-  args.operands = kernel_type(device.attention_operands);
+  args.operands = kernel_type(device.operands);
   const size_t room =
       (kernels::attention_scratch(args.keys, args.dim / args.heads, args.value_dim / args.heads) +
        15) /

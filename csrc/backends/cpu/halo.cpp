@@ -40,7 +40,7 @@ std::unique_ptr<Operator> make_halo_attention(const OperatorRequest& request,
   const nodes::HaloAttention node = nodes::halo_attention(request);
   kernels::HaloAttentionArgs args{};
   args.dtype = kernel_type(device.features);
-  if (device.features == DType::bf16) args.operands = kernel_type(device.attention_operands);
+  args.operands = kernel_type(device.operands);
   args.height = node.height;
   args.width = node.width;
   args.block = node.block;

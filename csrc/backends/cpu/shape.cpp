@@ -33,12 +33,15 @@ std::unique_ptr<Operator> make_concat(const OperatorRequest& request, const Devi
       if (!constants[i].empty()) inputs[i] = constants[i].data();
     }
     return [pieces, row, outer, inputs, out = static_cast<std::byte*>(binding.outputs[0])] {
-      for (size_t i = 0; i < pieces.size(); ++i) {
-        const auto* in = static_cast<const std::byte*>(inputs[i]);
-        for (int64_t o = 0; o < outer; ++o) {
-          std::memcpy(out + o * row + pieces[i].offset, in + o * pieces[i].bytes, pieces[i].bytes);
+      share_rows(outer, static_cast<int64_t>(row / sizeof(float)), [&](int64_t begin, int64_t end) {
+        for (size_t i = 0; i < pieces.size(); ++i) {
+          const auto* in = static_cast<const std::byte*>(inputs[i]);
+          for (int64_t o = begin; o < end; ++o) {
+            std::memcpy(out + o * row + pieces[i].offset, in + o * pieces[i].bytes,
+                        pieces[i].bytes);
+          }
         }
-      }
+      });
     };
   };
   return kernel_operator(device, 0, 0, bind);
@@ -53,9 +56,12 @@ std::unique_ptr<Operator> make_slice(const OperatorRequest& request, const Devic
   return kernel_operator(device, 0, 0, [=, outer = strips.outer](const Binding& binding) {
     return [=, in = static_cast<const std::byte*>(binding.inputs[0]),
             out = static_cast<std::byte*>(binding.outputs[0])] {
-      for (int64_t o = 0; o < outer; ++o) {
-        std::memcpy(out + o * bytes, in + o * row + offset, bytes);
-      }
+      share_rows(outer, static_cast<int64_t>(bytes / sizeof(float)),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t o = begin; o < end; ++o) {
+                     std::memcpy(out + o * bytes, in + o * row + offset, bytes);
+                   }
+                 });
     };
   });
 }

@@ -80,7 +80,7 @@ double winograd_seconds(const nodes::Convolution& c, const Tiling& tiling, const
   const auto tiles = static_cast<double>(tiling.tiles());
   const auto points = static_cast<double>(tiling.points());
   const double weights = points * static_cast<double>(c.x[1]) * width;
-  const bool pairs = device.winograd_operands == DType::bf16;
+  const bool pairs = device.operands == DType::bf16;
   const double rate = pairs ? device.bf16_rate : 1, bytes = pairs ? 2 : 4;
   return 2 * tiles * weights / (0.75 * flops_per_second * rate) +
          bytes * weights / bytes_per_second +
@@ -213,7 +213,7 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   Work work{};
   work.threads = omp_get_max_threads();
   work.tiles = tiling.tiles();
-  const kernels::DType operands = kernel_type(device.winograd_operands);
+  const kernels::DType operands = kernel_type(device.operands);
   const bool pairs = operands == kernels::DType::bf16;
   const size_t weights = kernels::winograd_weight_size(y[1], x[1], outputs, kernel, operands);
   work.block = tiles_per_block(tiling, pairs ? (x[1] + 1) / 2 : x[1],

@@ -1,0 +1,72 @@
+// What the convolutions by our own direct kernels share.
+#pragma once
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backends/cpu/backend.h"
+
+namespace adfast::cpu {
+
+// What our kernels can apply before they write.
+inline std::optional<kernels::Unary> own_activation(nodes::Activation activation) {
+  switch (activation) {
+    case nodes::Activation::none:
+      return kernels::Unary::identity;
+    case nodes::Activation::relu:
+      return kernels::Unary::relu;
+    case nodes::Activation::silu:
+      return kernels::Unary::silu;
+    case nodes::Activation::sigmoid:
+      return kernels::Unary::sigmoid;
+    default:
+      return std::nullopt;
+  }
+}
+
+// Whether a convolution is in floats and ours to compute: oneDNN has vectors where our scalar
+// kernels have none, and a tactic may ask for it.
+inline bool own_kernel(const OperatorRequest& request, const Device& device) {
+  return request.inputs[0]->dtype == device.features &&
+         request.outputs[0]->dtype == device.features &&
+         device.kernels->isa != kernels::Isa::scalar && device.tactic(request.node) != "direct";
+}
+
+// A convolution with a packed weight and perhaps a bias, which it owns.
+class OwnConvolution final : public Operator {
+ public:
+  struct Call {
+    const void *x, *weight;
+    const float* bias;  // or null
+    void* y;
+  };
+  using Bind = std::function<std::function<void()>(const Call&)>;
+
+  OwnConvolution(const std::string& name, const Device& device,
+                 const nodes::Convolution& convolution, std::vector<std::byte> weight, Bind bind)
+      : kernel_("adfast:" + name + ":" + device.kernels->name),
+        flops_(convolution.flops),
+        weight_(std::move(weight)),
+        bias_(convolution.bias == nullptr ? std::vector<float>() : floats(*convolution.bias)),
+        bind_(std::move(bind)) {}
+
+  std::function<void()> bind(const Binding& binding) const override {
+    return bind_({binding.inputs[0], weight_.data(), bias_.empty() ? nullptr : bias_.data(),
+                  binding.outputs[0]});
+  }
+  size_t scratch_bytes() const override { return 0; }
+  double flops() const override { return flops_; }
+  size_t packed_bytes() const override { return weight_.size() + bias_.size() * sizeof(float); }
+  std::string kernel() const override { return kernel_; }
+
+ private:
+  std::string kernel_;
+  double flops_;
+  std::vector<std::byte> weight_;
+  std::vector<float> bias_;
+  Bind bind_;
+};
+
+}  // namespace adfast::cpu
