@@ -61,8 +61,9 @@ class Backend {
   virtual std::string isa() const = 0;
   virtual std::string precision() const = 0;
   // How an operand must be stored, none: as it comes. The program converts where it differs.
-  virtual std::optional<Storage> operand_storage(const Node& node, size_t input,
-                                                 const Shape& shape) const = 0;
+  // The request's dtypes are not settled yet.
+  virtual std::optional<Storage> operand_storage(const OperatorRequest& request,
+                                                 size_t input) const = 0;
   // `wanted`: how every reader of the result takes it, where they agree.
   virtual Storage result_storage(const Node& node, const Shape& shape,
                                  std::span<const Tensor* const> inputs,

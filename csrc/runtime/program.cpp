@@ -31,23 +31,30 @@ Program::Program(const Graph& graph, const Backend& backend) {
     if (wanted[id] != storage) wanted[id] = std::nullopt;
     read[id] = true;
   };
+  const auto request_of = [&](const Node& node) {
+    OperatorRequest request{node, {}, {}};
+    for (int32_t id : node.inputs) request.inputs.push_back(id < 0 ? nullptr : &tensors_[id]);
+    for (int32_t id : node.outputs) request.outputs.push_back(&tensors_[id]);
+    return request;
+  };
   for (const auto& [role, id] : graph.outputs) want(id, std::nullopt);
   // From the last node to the first, so that a result's readers are known before its input's.
   for (auto node = graph.nodes.rbegin(); node != graph.nodes.rend(); ++node) {
+    const OperatorRequest request = request_of(*node);
     for (size_t i = 0; i < node->inputs.size(); ++i) {
       const int32_t id = node->inputs[i];
       if (id < 0) continue;
       // Without results it is refused when it is made.
       const bool moved = i == 0 && !node->outputs.empty() && backend.moves_elements(*node);
-      want(id, moved ? wanted[node->outputs[0]]
-                     : backend.operand_storage(*node, i, tensors_[id].shape));
+      want(id, moved ? wanted[node->outputs[0]] : backend.operand_storage(request, i));
     }
   }
   for (const Node& node : graph.nodes) {
     std::vector<int32_t> inputs = node.inputs;
+    const OperatorRequest request = request_of(node);
     for (size_t i = 0; i < inputs.size(); ++i) {
       if (inputs[i] < 0 || tensors_[inputs[i]].constant) continue;
-      const auto storage = backend.operand_storage(node, i, tensors_[inputs[i]].shape);
+      const auto storage = backend.operand_storage(request, i);
       if (storage) inputs[i] = stored(inputs[i], *storage, backend);
     }
     std::vector<const Tensor*> operands;

@@ -22,6 +22,16 @@ FRAME = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("tactics") / "model.plan", {})
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory):
+    levels = {"input_scale": 0.02, "input_zero": 0}
+    return written(tmp_path_factory.mktemp("tactics") / "int8.plan", levels)
+
+
+def written(path, levels):
     """Four convolutions that any tactic can compute, and one of stride 2."""
     graph = Graph("tactics")
     frame = {"resize": [SIDE, SIDE], "crop": [SIDE, SIDE], "scale": [0.01] * 3, "bias": [0.0] * 3}
@@ -34,6 +44,7 @@ def plan(tmp_path_factory):
         weight = graph.constant(name + ".weight", values)
         bias = graph.constant(name + ".bias", random.uniform(-1, 1, out))
         attrs = {"pads": [kernel // 2] * 4, "strides": [stride] * 2, "activation": "relu"}
+        attrs |= levels if channels > 3 else {}
         return graph.add("conv2d", [x, weight, bias, residual], attrs, name=name)[0]
 
     first = conv(x, "first", 33, 3, 3)
@@ -44,7 +55,6 @@ def plan(tmp_path_factory):
     (y,) = graph.add("reduce_sum", [fifth], {"axes": [1]})
     graph.output("map", y)
     graph.output("score", graph.add("reduce_max", [y], {"axes": [1, 2, 3], "keepdims": 0})[0])
-    path = tmp_path_factory.mktemp("tactics") / "model.plan"
     write_test_plan(path, graph)
     return path
 
@@ -89,11 +99,29 @@ def test_every_tactic_gives_the_answer_of_the_others(
     assert error < (1e-5 if precision == "f32" else 2e-2)
 
 
+def test_a_step_of_int8_runs_in_bf16_where_that_is_faster(isa, quantised, tmp_path):
+    """Winograd's algorithm on pairs in bf16 passes direct sums in int8, and keeps more digits."""
+    pairs = isa == "avx512_bf16" and not INTEL
+    used = kernels(opened(quantised, told(tmp_path, "winograd4 *"), "int8", isa=isa))
+    assert used["fourth"].startswith("adfast:winograd4x3_bf16" if pairs else "onednn:"), used
+    assert used["strided"].startswith("onednn:"), used
+    direct = opened(quantised, told(tmp_path, "direct *"), "int8", isa=isa)
+    assert all(kernel.startswith("onednn:") for kernel in kernels(direct).values())
+    exact = opened(quantised, told(tmp_path, "direct *"), "f32", isa=isa).predict(FRAME).network_map
+    error = np.abs(direct.predict(FRAME).network_map - exact).max() / exact.max()
+    assert 1e-4 < error < 0.1
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("tactic", ["winograd2", "winograd4"])
-def test_results_do_not_depend_on_threads(tactic, plan, tmp_path):
+def test_results_do_not_depend_on_threads(tactic, precision, bf16_runs, plan, tmp_path):
+    if precision == "bf16" and not bf16_runs:
+        pytest.skip("convolutions in bf16 need AVX-512")
     path = told(tmp_path, f"{tactic} *")
     one, *others = (
-        adfast.load(plan, threads=threads, precision="f32", tactics=path).predict(FRAME).network_map
+        adfast.load(plan, threads=threads, precision=precision, tactics=path)
+        .predict(FRAME)
+        .network_map
         for threads in (1, 2, 3, 5)
     )
     assert all(np.array_equal(one, other) for other in others)

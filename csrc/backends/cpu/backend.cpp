@@ -6,6 +6,8 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "backends/cpu/winograd.h"
+
 namespace adfast {
 namespace cpu {
 namespace {
@@ -44,18 +46,19 @@ class CpuBackend final : public HostBackend {
     return device_.int8 ? "int8" : device_.features == DType::bf16 ? "bf16" : "f32";
   }
 
-  std::optional<Storage> operand_storage(const Node& node, size_t input,
-                                         const Shape& shape) const override {
-    const auto levels = input_levels(node);
-    if (levels && input == 0) return Storage{DType::u8, *levels};
-    return adfast::operand_storage(find(node), types(), input, shape);
+  std::optional<Storage> operand_storage(const OperatorRequest& request,
+                                         size_t input) const override {
+    const auto levels = device_.int8 && input == 0 ? request.node.input_levels() : std::nullopt;
+    if (levels && !winograd_beats_int8(request, device_)) return Storage{DType::u8, *levels};
+    return adfast::operand_storage(find(request.node), types(), input,
+                                   request.inputs[input]->shape);
   }
 
   Storage result_storage(const Node& node, const Shape& shape,
                          std::span<const Tensor* const> inputs,
                          const std::optional<Storage>& wanted) const override {
-    const bool u8 = wanted && wanted->dtype == DType::u8;
-    if (u8 && (find(node).writes_u8 || input_levels(node))) return *wanted;
+    const bool int8 = !inputs.empty() && inputs[0] != nullptr && inputs[0]->dtype == DType::u8;
+    if (wanted && wanted->dtype == DType::u8 && (find(node).writes_u8 || int8)) return *wanted;
     return {result_type(find(node), types(), shape, inputs, wanted), {}};
   }
 
@@ -109,11 +112,6 @@ class CpuBackend final : public HostBackend {
 
  private:
   NarrowTypes types() const { return {device_.features, device_.products}; }
-
-  // How this step's input is quantised; none for a step that runs in floats.
-  std::optional<Levels> input_levels(const Node& node) const {
-    return device_.int8 ? node.input_levels() : std::nullopt;
-  }
 
   Device device_;
 };

@@ -5,7 +5,8 @@
 namespace adfast::cpu {
 namespace {
 
-// [width][depth] to panels of kMatvecPanel outputs, each [depth][kMatvecPanel], zeros past the last.
+// [width][depth] to panels of kMatvecPanel outputs, each [depth][kMatvecPanel], zeros past the
+// last.
 std::vector<float> panels_of(const Tensor& weight) {
   constexpr size_t panel = kernels::kMatvecPanel;
   const std::vector<float> values = floats(weight);
@@ -25,7 +26,8 @@ std::unique_ptr<Operator> make_matvec(const OperatorRequest& request, const Devi
                                       const nodes::Convolution& convolution) {
   const Shape &x = convolution.x, &y = convolution.y;
   const auto activation = own_activation(convolution.activation);
-  if (!own_kernel(request, device) || convolution.residual != nullptr || !activation) return nullptr;
+  if (!own_kernel(request, device) || convolution.residual != nullptr || !activation)
+    return nullptr;
   if (x[2] * x[3] != 1 || y[2] * y[3] != 1) return nullptr;
 
   kernels::MatvecArgs args{};
@@ -38,15 +40,15 @@ std::unique_ptr<Operator> make_matvec(const OperatorRequest& request, const Devi
   device.kernels->unary({kernels::Unary::identity, weight.data(), kernels::DType::f32,
                          packed.data(), args.dtype, std::ssize(weight)});
   const auto run = device.kernels->matvec;
-  return std::make_unique<OwnConvolution>(
-      "matvec", device, convolution, std::move(packed), [run, args](const OwnConvolution::Call& call) {
-        kernels::MatvecArgs bound = args;
-        bound.x = call.x;
-        bound.weight = call.weight;
-        bound.bias = call.bias;
-        bound.y = call.y;
-        return [run, bound] { run(bound); };
-      });
+  return std::make_unique<OwnConvolution>("matvec", device, convolution, std::move(packed),
+                                          [run, args](const OwnConvolution::Call& call) {
+                                            kernels::MatvecArgs bound = args;
+                                            bound.x = call.x;
+                                            bound.weight = call.weight;
+                                            bound.bias = call.bias;
+                                            bound.y = call.y;
+                                            return [run, bound] { run(bound); };
+                                          });
 }
 
 }  // namespace adfast::cpu

@@ -66,11 +66,11 @@ class Packed {
 constexpr double flops_per_second = 1.5e11;
 constexpr double bytes_per_second = 1e10;
 
-double direct_seconds(const nodes::Convolution& c, const Device& device) {
-  const double bytes = static_cast<double>(c.weight->bytes()) *
-                       static_cast<double>(size_of(device.features)) / sizeof(float);
-  const double rate = device.features == DType::f32 ? 1.0 : device.bf16_rate;
-  return c.flops / (0.9 * flops_per_second * rate) + bytes / bytes_per_second;
+// By oneDNN, with operands of `size` bytes that it multiplies `rate` times as fast as floats.
+double direct_seconds(const nodes::Convolution& c, double rate, size_t size) {
+  const auto weights = static_cast<double>(element_count(c.weight->shape));
+  return c.flops / (0.9 * flops_per_second * rate) +
+         weights * static_cast<double>(size) / bytes_per_second;
 }
 
 double winograd_seconds(const nodes::Convolution& c, const Tiling& tiling, const Device& device) {
@@ -81,10 +81,34 @@ double winograd_seconds(const nodes::Convolution& c, const Tiling& tiling, const
   const auto points = static_cast<double>(tiling.points());
   const double weights = points * static_cast<double>(c.x[1]) * width;
   const bool pairs = device.operands == DType::bf16;
-  const double rate = pairs ? device.bf16_rate : 1, bytes = pairs ? 2 : 4;
-  return 2 * tiles * weights / (0.75 * flops_per_second * rate) +
-         bytes * weights / bytes_per_second +
+  const double rate = pairs ? 0.9 * device.bf16_rate : 0.75, bytes = pairs ? 2 : 4;
+  return 2 * tiles * weights / (rate * flops_per_second) + bytes * weights / bytes_per_second +
          tiles * points / 36 * (vectors(c.x[1]) * transform + vectors(c.y[1]) * untransform);
+}
+
+bool has_kernel(const nodes::Convolution& c) {
+  const int64_t kernel = c.weight->shape[2];
+  return c.groups == 1 && c.window.dense() && c.weight->shape[3] == kernel &&
+         (kernel == 3 || kernel == 5) &&
+         (c.activation == nodes::Activation::none || c.activation == nodes::Activation::relu);
+}
+
+// The tiling that a tactic names, or the fastest below `seconds`; none: another algorithm.
+std::optional<Tiling> best_tiling(const nodes::Convolution& c, const Device& device,
+                                  const std::string& tactic, double seconds) {
+  const auto kernel = static_cast<int32_t>(c.weight->shape[2]);
+  std::optional<Tiling> best;
+  // 64 points, of a 5 x 5 kernel and 4 x 4 outputs, would lose too many digits.
+  for (const int32_t outputs : {2, 4}) {
+    if (outputs == 4 && kernel == 5) continue;
+    const Tiling candidate = tiling_of(c.y, outputs, kernel);
+    const bool told = tactic == "winograd" + std::to_string(outputs);
+    const double needed = told ? -1 : winograd_seconds(c, candidate, device);
+    if (needed >= seconds) continue;
+    seconds = needed;
+    best = candidate;
+  }
+  return best;
 }
 
 struct Work {
@@ -181,42 +205,27 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   const Tensor& weight = *convolution.weight;
   const Tensor *bias = convolution.bias, *residual = convolution.residual;
   const Shape &x = convolution.x, &y = convolution.y;
-  const nodes::Activation activation = convolution.activation;
   // In int8, products cost a quarter, and the transforms would leave its range.
   if (request.inputs[0]->dtype != device.features || request.outputs[0]->dtype != device.features) {
     return nullptr;
   }
-  const auto kernel = static_cast<int32_t>(weight.shape[2]);
-  if (activation != nodes::Activation::none && activation != nodes::Activation::relu)
-    return nullptr;
-  if (weight.shape[3] != kernel || (kernel != 3 && kernel != 5)) return nullptr;
-  // 64 points, of a 5 x 5 kernel and 4 x 4 outputs, would lose too many digits.
-  std::vector<int32_t> choices = {2};
-  if (kernel == 3) choices.push_back(4);
   const std::string tactic = device.tactic(request.node);
-  if (tactic == "direct") return nullptr;
-  Tiling tiling{};
+  if (!has_kernel(convolution) || tactic == "direct") return nullptr;
   // oneDNN has vectors where our scalar kernels have none: only if told to.
-  double best =
-      device.kernels->isa == kernels::Isa::scalar ? 0 : direct_seconds(convolution, device);
-  for (const int32_t outputs : choices) {
-    const Tiling candidate = tiling_of(y, outputs, kernel);
-    const bool told = tactic == "winograd" + std::to_string(outputs);
-    const double seconds = told ? -1 : winograd_seconds(convolution, candidate, device);
-    if (seconds >= best) continue;
-    best = seconds;
-    tiling = candidate;
-  }
-  if (tiling.outputs == 0) return nullptr;
-  const int32_t outputs = tiling.outputs;
+  const bool scalar = device.kernels->isa == kernels::Isa::scalar;
+  const double rate = device.features == DType::f32 ? 1.0 : device.bf16_rate;
+  const double direct = direct_seconds(convolution, rate, size_of(device.features));
+  const auto tiling = best_tiling(convolution, device, tactic, scalar ? 0 : direct);
+  if (!tiling) return nullptr;
+  const int32_t outputs = tiling->outputs, kernel = tiling->kernel;
 
   Work work{};
   work.threads = omp_get_max_threads();
-  work.tiles = tiling.tiles();
+  work.tiles = tiling->tiles();
   const kernels::DType operands = kernel_type(device.operands);
   const bool pairs = operands == kernels::DType::bf16;
   const size_t weights = kernels::winograd_weight_size(y[1], x[1], outputs, kernel, operands);
-  work.block = tiles_per_block(tiling, pairs ? (x[1] + 1) / 2 : x[1],
+  work.block = tiles_per_block(*tiling, pairs ? (x[1] + 1) / 2 : x[1],
                                static_cast<int64_t>(weights * sizeof(float)), work.threads);
   work.transform = device.kernels->winograd_transform;
   work.multiply = device.kernels->winograd_multiply;
@@ -237,7 +246,7 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   args.outputs = outputs;
   args.kernel = kernel;
   args.operands = operands;
-  args.relu = activation == nodes::Activation::relu;
+  args.relu = convolution.activation == nodes::Activation::relu;
   args.panel_end = kernels::winograd_panels(y[1]);
 
   Packed packed(weights);
@@ -248,6 +257,17 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
       residual != nullptr, convolution.flops,
       "adfast:winograd" + std::to_string(outputs) + "x" + std::to_string(kernel) +
           (pairs ? "_bf16:" : ":") + device.kernels->name);
+}
+
+bool winograd_beats_int8(const OperatorRequest& request, const Device& device) {
+  // Without products of pairs that are faster than floats it never does.
+  if (device.operands != DType::bf16 || request.node.op != "conv2d") return false;
+  const nodes::Convolution convolution = nodes::convolution(request);
+  const std::string tactic = device.tactic(request.node);
+  if (!has_kernel(convolution) || tactic == "direct") return false;
+  constexpr double int8_rate = 3.5;  // as measured in the networks, not at its best
+  const double direct = direct_seconds(convolution, int8_rate, 1);
+  return best_tiling(convolution, device, tactic, direct).has_value();
 }
 
 }  // namespace adfast::cpu

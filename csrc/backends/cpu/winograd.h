@@ -10,4 +10,7 @@ namespace adfast::cpu {
 std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const Device& device,
                                         const nodes::Convolution& convolution);
 
+// Whether a step that could run in int8 is expected to be faster, and keeps more digits, as above.
+bool winograd_beats_int8(const OperatorRequest& request, const Device& device);
+
 }  // namespace adfast::cpu

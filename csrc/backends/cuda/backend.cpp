@@ -39,9 +39,10 @@ class CudaBackend final : public Backend {
     return device_.features == DType::f32 ? "f32" : device_.features == DType::f16 ? "f16" : "bf16";
   }
 
-  std::optional<Storage> operand_storage(const Node& node, size_t input,
-                                         const Shape& shape) const override {
-    return adfast::operand_storage(find(node).rules, types(), input, shape);
+  std::optional<Storage> operand_storage(const OperatorRequest& request,
+                                         size_t input) const override {
+    return adfast::operand_storage(find(request.node).rules, types(), input,
+                                   request.inputs[input]->shape);
   }
 
   Storage result_storage(const Node& node, const Shape& shape,
