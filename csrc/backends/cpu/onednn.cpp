@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace adfast::cpu {
 namespace {
@@ -92,16 +93,23 @@ std::vector<Argument> int8_arguments(const Device& device, const OperatorRequest
   std::vector<float> scales(rows);
   std::vector<int8_t> rounded(values.size());
   for (size_t row = 0; row < rows; ++row) {
+    const float* from = values.data() + row * width;
+    int8_t* to = rounded.data() + row * width;
     float largest = 0;
-    for (size_t i = row * width; i < (row + 1) * width; ++i) {
-      require(std::isfinite(values[i]), request.node,
-              "weight '" + weight.name + "' is not finite, so it cannot be quantised");
-      largest = std::max(largest, std::abs(values[i]));
+    bool finite = true;
+    for (size_t i = 0; i < width; ++i) {
+      finite &= std::abs(from[i]) <= std::numeric_limits<float>::max();
+      largest = std::max(largest, std::abs(from[i]));
+    }
+    if (!finite) {
+      refuse(request.node, "weight '" + weight.name + "' is not finite, so it cannot be quantised");
     }
     // Rows of zeros, or of next to nothing.
-    scales[row] = std::max(largest, 1e-18f) / limit;
-    for (size_t i = row * width; i < (row + 1) * width; ++i) {
-      rounded[i] = static_cast<int8_t>(std::nearbyint(values[i] / scales[row]));
+    const float scale = scales[row] = std::max(largest, 1e-18f) / limit;
+    // Adding 1.5 * 2^23 leaves no bits behind the point: to the nearest integer, ties to even.
+    constexpr float whole = 12582912.0f;
+    for (size_t i = 0; i < width; ++i) {
+      to[i] = static_cast<int8_t>(static_cast<int>(from[i] / scale + whole - whole));
     }
   }
   memory packed_weight(wanted, device.engine);
