@@ -123,6 +123,19 @@ adfast_status adfast_warmup(adfast_engine* engine, int32_t count) {
   });
 }
 
+adfast_status adfast_get_memory(const adfast_engine* engine, int32_t width, int32_t height,
+                                adfast_memory* memory) {
+  return guarded([&] {
+    require_handle(engine, "[memory] engine");
+    require_struct(memory, "adfast_memory");
+    const adfast::MemoryUse use = engine->engine->memory(height, width);
+    memory->weights = use.weights;
+    memory->frame = use.frame;
+    memory->loading = use.loading;
+    memory->running = use.running;
+  });
+}
+
 adfast_status adfast_get_info(const adfast_engine* engine, adfast_info* info) {
   return guarded([&] {
     require_handle(engine, "[info] engine");

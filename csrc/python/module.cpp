@@ -114,6 +114,16 @@ py::dict describe(const Engine& engine) {
   return info;
 }
 
+py::dict memory(const Engine& engine, int64_t height, int64_t width) {
+  const MemoryUse use = engine.memory(height, width);
+  py::dict bytes;
+  bytes["weights"] = use.weights;
+  bytes["frame"] = use.frame;
+  bytes["loading"] = use.loading;
+  bytes["running"] = use.running;
+  return bytes;
+}
+
 py::list profile(Engine& engine, const py::object& image, const std::string& pixel_format) {
   const FrameView view = view_of(image, pixel_format);
   std::vector<StepReport> reports;
@@ -377,6 +387,7 @@ PYBIND11_MODULE(_core, m) {
            py::arg("roi") = py::none(), py::arg("ignore") = py::none())
       .def("profile", &profile, py::arg("image"), py::arg("pixel_format"))
       .def("observe", &observe, py::arg("image"), py::arg("ranges"), py::arg("bins"))
+      .def("memory", &memory, py::arg("height"), py::arg("width"))
       .def("describe", &describe);
   m.def(
       "read_plan", [](const std::string& path) { return plan_contents(Plan::open(path)); },

@@ -72,6 +72,7 @@ bool only_on_cpu(const EngineOptions& options) {
 
 Engine::Engine(const Plan& plan, const EngineOptions& options)
     : geometry_(frame_geometry(plan.graph)),
+      plan_bytes_(static_cast<size_t>(plan.file_size)),
       tiles_(tile_rule(plan.fields)),
       score_rule_(score_rule_of(plan.fields)),
       model_(plan.fields.has("model") ? plan.fields.text("model") : ""),
@@ -315,6 +316,29 @@ void Engine::run_batch(std::span<Job> jobs) {
     }
     jobs = jobs.subspan(count);
   }
+}
+
+MemoryUse Engine::memory(int64_t height, int64_t width) const {
+  if (height < 1 || width < 1 || height > max_frame_side || width > max_frame_side) {
+    throw Error(ErrorKind::argument, "[memory] the frame is " + std::to_string(width) + "x" +
+                                         std::to_string(height) + ", expected 1 to " +
+                                         std::to_string(max_frame_side) + " pixels a side");
+  }
+  if (info_.steps == 0) return {};
+  // oneDNN and the code it generates, measured: what they touch first, and then for every step.
+  constexpr size_t library = size_t{10} << 20, step = size_t{20} << 10;
+  const size_t code = library + step * info_.steps;
+  MemoryUse use{info_.weight_memory, info_.frame_memory, 0, 0};
+  size_t maps = sizeof(float) * static_cast<size_t>(height * width);
+  if (!tiles_.covers(height, width)) {
+    // Each lane inspects a tile; with one lane that is done where whole frames are.
+    const auto lanes = static_cast<size_t>(info_.lanes);
+    maps += lanes * sizeof(float) * static_cast<size_t>(tiles_.height * tiles_.width);
+    if (lanes > 1) use.frame *= lanes;
+  }
+  use.loading = plan_bytes_ + use.weights + code;
+  use.running = use.weights + use.frame + maps + code;
+  return use;
 }
 
 std::vector<StepReport> Engine::profile(const FrameView& frame) {

@@ -27,6 +27,14 @@ struct EngineOptions {
   std::vector<std::string> folders = {};  // where plugins and what they need are looked for
 };
 
+// Bytes that an engine adds to the resident memory of its process.
+struct MemoryUse {
+  size_t weights = 0;  // packed
+  size_t frame = 0;    // what a frame in work holds, without the maps
+  size_t loading = 0;  // at most, while it is loaded: the plan and its packed weights side by side
+  size_t running = 0;  // at most, from then on
+};
+
 class Engine {
  public:
   // The plan may be closed afterwards: weights are packed into the engine's own memory.
@@ -62,6 +70,8 @@ class Engine {
   // The plan's word for its model, "" when it has none.
   const std::string& model() const { return model_; }
   const std::string& name() const { return name_; }  // likewise
+  // Of a frame of this size, inspected alone with its map; zeros where a device holds the weights.
+  MemoryUse memory(int64_t height, int64_t width) const;
   int64_t map_height() const { return info_.map_height; }
   int64_t map_width() const { return info_.map_width; }
 
@@ -75,6 +85,7 @@ class Engine {
   PartScore score_of(const Job& part);
 
   FrameGeometry geometry_;
+  size_t plan_bytes_;
   TileRule tiles_;
   ScoreRule score_rule_;
   // Of frames in parts: what was computed for the last size, and room for the parts' maps.

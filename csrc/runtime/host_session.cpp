@@ -1,5 +1,6 @@
 #include "runtime/host_session.h"
 
+#include <malloc.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -62,14 +63,13 @@ HostSession::HostSession(const Graph& graph, const FrameGeometry& geometry,
       threads_per_lane_(checked_threads(threads) / lanes_),
       backend_(std::move(backend)),
       workers_(lanes_) {
-  program_ = build(graph);
-  if (lanes_ > 1 && parallelism(program_->needs()) < worthwhile_parallelism) {
+  if (lanes_ > 1 && parallelism(expected_needs(graph)) < worthwhile_parallelism) {
     // The second lane's threads do more inside the first one's steps.
     threads_per_lane_ *= lanes_;
     lanes_ = 1;
-    program_ = build(graph);
   }
-
+  program_ = build(graph);
+  malloc_trim(0);  // what packing took and gave back goes to the system
   detector_ = detector_outputs(*program_);
   for (size_t i = 0; i < program_->steps().size(); ++i) {
     if (program_->steps()[i].op == "frame") frame_step_ = static_cast<int32_t>(i);
@@ -98,6 +98,8 @@ SessionInfo HostSession::info() const {
   info.threads = lanes_ * threads_per_lane_;
   info.lanes = lanes_;
   info.frame_memory = context_->arena_bytes();
+  info.weight_memory = program_->packed_bytes();
+  info.steps = program_->steps().size();
   info.map_height = detector_.height;
   info.map_width = detector_.width;
   return info;

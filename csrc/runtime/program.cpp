@@ -16,6 +16,12 @@ double now() {
   return std::chrono::duration<double>(time).count();
 }
 
+// Rough rates are enough: only which chain is longer, and by how much, matters.
+double expected_seconds(double flops, double bytes) {
+  constexpr double flops_per_second = 2e11, bytes_per_second = 2e10, seconds_per_call = 1e-6;
+  return seconds_per_call + flops / flops_per_second + bytes / bytes_per_second;
+}
+
 }  // namespace
 
 Program::Program(const Graph& graph, const Backend& backend) {
@@ -106,10 +112,6 @@ int32_t Program::output(std::string_view role) const {
 }
 
 std::vector<StepNeeds> Program::needs() const {
-  // Rough rates are enough: only which chain is longer, and by how much, matters.
-  constexpr double flops_per_second = 2e11;
-  constexpr double bytes_per_second = 2e10;
-  constexpr double seconds_per_call = 1e-6;
   std::vector<int32_t> writer(tensors_.size(), -1);
   std::vector<StepNeeds> needs(steps_.size());
   for (size_t i = 0; i < steps_.size(); ++i) {
@@ -123,10 +125,44 @@ std::vector<StepNeeds> Program::needs() const {
       bytes += static_cast<double>(tensors_[id].bytes());
       writer[id] = static_cast<int32_t>(i);
     }
-    needs[i].seconds =
-        seconds_per_call + steps_[i].run->flops() / flops_per_second + bytes / bytes_per_second;
+    needs[i].seconds = expected_seconds(steps_[i].run->flops(), bytes);
   }
   return needs;
+}
+
+std::vector<StepNeeds> expected_needs(const Graph& graph) {
+  const auto size = [&](int32_t id) {
+    return id < 0 ? 0.0 : static_cast<double>(element_count(graph.values[id].shape));
+  };
+  std::vector<int32_t> writer(graph.values.size(), -1);
+  std::vector<StepNeeds> needs(graph.nodes.size());
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    const Node& node = graph.nodes[i];
+    double elements = 0, results = 0;
+    for (int32_t id : node.inputs) {
+      elements += size(id);
+      if (id >= 0 && writer[id] >= 0) needs[i].producers.push_back(writer[id]);
+    }
+    for (int32_t id : node.outputs) {
+      results += size(id);
+      writer[id] = static_cast<int32_t>(i);
+    }
+    // A constant matrix or kernel: every result is the sum of a row's products.
+    double flops = 0;
+    const int32_t weight = node.inputs.size() > 1 ? node.inputs[1] : -1;
+    if (weight >= 0 && graph.values[weight].constant && graph.values[weight].shape.size() > 1) {
+      const auto rows = static_cast<double>(graph.values[weight].shape[0]);
+      flops = 2 * results * size(weight) / std::max(rows, 1.0);
+    }
+    needs[i].seconds = expected_seconds(flops, sizeof(float) * (elements + results));
+  }
+  return needs;
+}
+
+size_t Program::packed_bytes() const {
+  size_t bytes = 0;
+  for (const Step& step : steps_) bytes += step.run->packed_bytes();
+  return bytes;
 }
 
 double Program::traffic(const Step& step) const {

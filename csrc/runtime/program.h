@@ -33,6 +33,7 @@ class Program {
   const std::vector<std::pair<std::string, int32_t>>& outputs() const { return outputs_; }
   int32_t output(std::string_view role) const;  // tensor, or -1
   std::vector<StepNeeds> needs() const;
+  size_t packed_bytes() const;  // of all steps' constants
   // Bytes that a step reads and writes, its packed constants among them.
   double traffic(const Step& step) const;
 
@@ -45,6 +46,10 @@ class Program {
   std::vector<std::pair<std::string, int32_t>> outputs_;
   std::vector<std::pair<int32_t, int32_t>> copies_;  // a tensor, and itself stored otherwise
 };
+
+// What Program::needs would say, as far as shapes tell: enough to choose the number of lanes before
+// weights are packed for it.
+std::vector<StepNeeds> expected_needs(const Graph& graph);
 
 // Where a detector's answers lie.
 struct DetectorOutputs {

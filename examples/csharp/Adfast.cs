@@ -137,6 +137,15 @@ public struct adfast_info {
 }
 
 [StructLayout(LayoutKind.Sequential)]
+public struct adfast_memory {
+  public UIntPtr struct_size;
+  public ulong weights;
+  public ulong frame;
+  public ulong loading;
+  public ulong running;
+}
+
+[StructLayout(LayoutKind.Sequential)]
 public struct adfast_counters {
   public UIntPtr struct_size;
   public ulong frames;
@@ -225,6 +234,9 @@ public static class Native {
                                                    UIntPtr count);
   [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
   public static extern Status adfast_get_info(IntPtr engine, ref adfast_info info);
+  [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
+  public static extern Status adfast_get_memory(IntPtr engine, int width, int height,
+                                                ref adfast_memory memory);
   [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]
   public static extern IntPtr adfast_last_error();
   [DllImport(Library, CallingConvention = CallingConvention.Cdecl)]

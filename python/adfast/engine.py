@@ -221,6 +221,26 @@ class Engine:
             "onednn": _core.onednn_version,
         }
 
+    def memory(self, height: int | None = None, width: int | None = None) -> dict[str, int]:
+        """Say how many bytes this engine adds to the resident memory of its process.
+
+        Args:
+            height: of the frames, in pixels; by default what the plan resizes to.
+            width: likewise.
+
+        Returns:
+            "weights", packed; "frame", what a frame in work holds; "loading" and "running", at
+            most while the plan is loaded and from then on, one frame of this size at a time with
+            its map. The frame itself is the caller's. All 0 on a card, whose memory is its own.
+
+        Raises:
+            ArgumentError: a side is out of range.
+        """
+        rows, columns = self.info["resize"]
+        return self._core.memory(
+            rows if height is None else height, columns if width is None else width
+        )
+
     def __repr__(self) -> str:
         """Name the plan and how it runs."""
         info = self.info

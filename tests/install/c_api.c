@@ -65,6 +65,10 @@ int main(int argc, char** argv) {
   MUST(adfast_warmup(engine, 2) == ADFAST_OK);
   MUST(adfast_warmup(engine, -1) == ADFAST_ERROR_ARGUMENT);
   MUST(adfast_get_info(engine, &info) == ADFAST_OK && info.tile_width == 0);
+  adfast_memory memory = {sizeof(adfast_memory)};
+  MUST(adfast_get_memory(engine, 640, 480, &memory) == ADFAST_OK);
+  MUST(memory.weights > 0 && memory.loading > memory.weights && memory.running > memory.frame);
+  MUST(adfast_get_memory(engine, 0, 480, &memory) == ADFAST_ERROR_ARGUMENT);
   network_map = malloc(sizeof(float) * (size_t)info.map_width * (size_t)info.map_height);
 
   /* One frame, its maps and regions. */

@@ -87,13 +87,14 @@ std::vector<Argument> int8_arguments(const Device& device, const OperatorRequest
   using dnnl::memory;
   const float limit = largest_weight();
   const Tensor& weight = *request.inputs[1];
-  const std::vector<float> values = floats(weight);
+  const auto* values = reinterpret_cast<const float*>(weight.data.data());
+  const size_t count = weight.data.size() / sizeof(float);
   const auto rows = static_cast<size_t>(weight.shape[0]);
-  const size_t width = values.size() / rows;
+  const size_t width = count / rows;
   std::vector<float> scales(rows);
-  std::vector<int8_t> rounded(values.size());
+  std::vector<int8_t> rounded(count);
   for (size_t row = 0; row < rows; ++row) {
-    const float* from = values.data() + row * width;
+    const float* from = values + row * width;
     int8_t* to = rounded.data() + row * width;
     float largest = 0;
     bool finite = true;

@@ -38,16 +38,19 @@ int64_t tiles_per_block(const Tiling& tiling, int64_t words, int64_t weights, in
   return (tiling.tiles() + blocks - 1) / blocks;
 }
 
-// Weights that a frame walks through from end to end, on huge pages where the system has them.
+// Weights that a frame walks through from end to end, on huge pages where the system has them; what
+// is left over at the end lies on small ones.
 class Packed {
  public:
   explicit Packed(size_t floats) : bytes_(floats * sizeof(float)) {
     constexpr size_t huge = size_t{2} << 20;
-    const size_t page = bytes_ >= huge ? huge : 64;
-    const size_t whole = (bytes_ + page - 1) / page * page;
-    data_.reset(static_cast<float*>(std::aligned_alloc(page, whole)));
-    if (data_ == nullptr) throw std::bad_alloc();
-    if (page == huge) madvise(data_.get(), whole, MADV_HUGEPAGE);  // a wish; no matter if refused
+    void* data = nullptr;
+    if (posix_memalign(&data, bytes_ >= huge ? huge : 64, std::max<size_t>(bytes_, 64)) != 0) {
+      throw std::bad_alloc();
+    }
+    data_.reset(static_cast<float*>(data));
+    // A wish; no matter if refused.
+    if (bytes_ >= huge) madvise(data, bytes_ / huge * huge, MADV_HUGEPAGE);
   }
   float* data() const { return data_.get(); }
   size_t bytes() const { return bytes_; }

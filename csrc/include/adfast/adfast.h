@@ -160,6 +160,19 @@ ADFAST_API adfast_status adfast_warmup(adfast_engine* engine, int32_t count);
 
 ADFAST_API adfast_status adfast_get_info(const adfast_engine* engine, adfast_info* info);
 
+/* Bytes that an engine on the CPU adds to the resident memory of its process; 0 on a card. */
+typedef struct adfast_memory {
+  size_t struct_size;
+  uint64_t weights; /* packed */
+  uint64_t frame;   /* what a frame in work holds, without the maps */
+  uint64_t loading; /* at most, while it is loaded */
+  uint64_t running; /* at most, from then on, a frame at a time with one map of its size */
+} adfast_memory;
+
+/* Of frames of this size. Each further frame of a batch that runs in lanes adds `frame`. */
+ADFAST_API adfast_status adfast_get_memory(const adfast_engine* engine, int32_t width,
+                                           int32_t height, adfast_memory* memory);
+
 /* What went wrong in this thread's last failed call; never NULL, valid until the next one. */
 ADFAST_API const char* adfast_last_error(void);
 

@@ -152,6 +152,14 @@ class Engine {
     return info;
   }
 
+  // Bytes of the process, for frames of this size.
+  adfast_memory memory(int32_t width, int32_t height) const {
+    adfast_memory memory{};
+    memory.struct_size = sizeof(memory);
+    check(adfast_get_memory(engine_.get(), width, height, &memory));
+    return memory;
+  }
+
   // For the functions of adfast.h; the engine keeps it.
   adfast_engine* handle() const { return engine_.get(); }
 

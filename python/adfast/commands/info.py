@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print one JSON document instead of text"
     )
     parser.add_argument("--graph", action="store_true", help="print the graph too, a node per line")
+    parser.add_argument(
+        "--frame",
+        type=_size,
+        metavar="WxH",
+        help="size of the frames that the memory is declared for; default: what the plan resizes to",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,11 +34,42 @@ def run(args: argparse.Namespace) -> int:
     plan = describe(_core.read_plan(str(args.plan)))
     if not args.graph:
         del plan["graph"]
+    plan["memory"] = memory(args.plan, args.frame)
     if args.json:
         print(json.dumps({"plan": str(args.plan), **plan}, indent=1))
     else:
         print(printable("\n".join(lines(str(args.plan), plan))))
     return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"'{text}' is no size, expected as in 1920x1080")
+    return int(width), int(height)
+
+
+def memory(plan: Path, frame: tuple[int, int] | None) -> dict[str, Any]:
+    """Load a plan on this machine's CPU and say what it takes; or why it cannot be loaded."""
+    from adfast.engine import load
+    from adfast.errors import AdfastError, ArgumentError
+
+    try:
+        engine = load(plan, device="cpu")
+        rows, columns = engine.info["resize"]
+        width, height = frame or (columns, rows)
+        bytes_of = engine.memory(height, width)
+    except ArgumentError:
+        raise
+    except AdfastError as error:
+        return {"unknown": str(error)}
+    info = engine.info
+    return {
+        "frame_size": [width, height],
+        "precision": info["precision"],
+        "threads": info["threads"],
+        **bytes_of,
+    }
 
 
 def describe(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,6 +128,8 @@ def lines(path: str, plan: Mapping[str, Any]) -> Iterator[str]:
         yield "  " + line
     yield ""
     yield from _rows(calibration)
+    yield from _section("memory of a process on this machine's CPU")
+    yield from _rows(_memory_rows(plan["memory"]))
     yield from _section("golden frames")
     yield from _rows(plan["golden_info"])
     for number, each in enumerate(plan["golden"], 1):
@@ -108,6 +147,21 @@ def lines(path: str, plan: Mapping[str, Any]) -> Iterator[str]:
     if "graph" in plan:
         yield from _section("graph")
         yield plan["graph"]
+
+
+def _memory_rows(use: Mapping[str, Any]) -> dict[str, str]:
+    if "unknown" in use:
+        return {"unknown": use["unknown"]}
+
+    def megabytes(name: str) -> str:
+        return f"{use[name] / 1e6:.0f} MB"
+
+    return {
+        "loading": f"{megabytes('loading')} at most, beside what the process has",
+        "running": f"{megabytes('running')} at most, frames of {_by(use['frame_size'])} one by one",
+        "of it": f"{megabytes('weights')} weights, {megabytes('frame')} a frame in work; "
+        f"{use['precision']}, {use['threads']} threads",
+    }
 
 
 def _frame_text(fields: Mapping[str, Any]) -> str:
