@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frame",
         type=_size,
         metavar="WxH",
-        help="size of the frames that the memory is declared for; default: what the plan resizes to",
+        help="frames that the memory is declared for; default: what the plan resizes to",
     )
 
 
