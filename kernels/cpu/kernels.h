@@ -344,6 +344,7 @@ struct ReduceArgs {
 struct Table {
   Isa isa;
   const char* name;  // as in Isa
+  bool fast_pairs;   // products of operands in bf16 have an instruction
   void (*frame_to_tensor)(const FrameArgs&);
   void (*token_attention)(const TokenAttentionArgs&);
   void (*projector_attention)(const ProjectorAttentionArgs&);

@@ -4,6 +4,8 @@
 
 namespace adfast::kernels::ADFAST_ISA {
 
+constexpr bool kFastPairs = false;
+
 // sum + a.low * b.low + a.high * b.high for the two bf16 in each lane of a and of b.
 static inline Vec add_pair_products(Vec a, Vec b, Vec sum) {
   return fma(high_half(a), high_half(b), fma(low_half(a), low_half(b), sum));

@@ -4,6 +4,8 @@
 
 namespace adfast::kernels::ADFAST_ISA {
 
+constexpr bool kFastPairs = true;
+
 static inline Vec add_pair_products(Vec a, Vec b, Vec sum) {
   return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
 }

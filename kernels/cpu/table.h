@@ -35,6 +35,7 @@ extern const Table kTable;
 const Table kTable = {
     .isa = Isa::ADFAST_ISA,
     .name = ADFAST_ISA_NAME,
+    .fast_pairs = kFastPairs,
     .frame_to_tensor = frame_to_tensor,
     .token_attention = token_attention,
     .projector_attention = projector_attention,

@@ -164,9 +164,7 @@ void compute_in_bf16(Device* device) {
   device->features = DType::bf16;
   device->bf16_rate = bf16_rate();
   if (multiplies_bf16()) device->products = DType::bf16;
-  if (device->kernels->isa == kernels::Isa::avx512_bf16 && bf16_vector_rate() > 1) {
-    device->operands = DType::bf16;
-  }
+  if (device->kernels->fast_pairs && bf16_vector_rate() > 1) device->operands = DType::bf16;
 }
 
 }  // namespace
