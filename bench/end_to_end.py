@@ -234,7 +234,7 @@ def native_bf16() -> bool:
 
 def parts(peer: peers.Peer) -> dict[str, float]:
     """Time one end-to-end call of a peer by its parts."""
-    time.sleep(peers.PAUSE)
+    peers.settle()
     marks = [time.perf_counter()]
     image = peer.scene.prepare()
     marks.append(time.perf_counter())
