@@ -41,6 +41,10 @@ def source(report: dict, file: str) -> str:
     )
 
 
+def _cores(count: int) -> str:
+    return "one core" if count == 1 else f"{count} cores"
+
+
 def machines() -> list[dict]:
     """Return the reports of end_to_end.json, the latest first."""
     reports = json.loads((RESULTS / "end_to_end.json").read_text())["machines"].values()
@@ -255,7 +259,7 @@ def sources(entries: list[dict], command: str, file: str) -> str:
     hosts: dict[str, list[dict]] = {}
     for entry in sorted(entries, key=lambda entry: (entry["date"], entry["commit"])):
         host = entry["machine"]
-        hosts.setdefault(f"{host['processor']}, {host['cores']} cores", []).append(entry)
+        hosts.setdefault(f"{host['processor']}, {_cores(host['cores'])}", []).append(entry)
     where = "; ".join(
         f"{host}, {span([e['date'] for e in found])}, commit "
         + ", ".join(dict.fromkeys(e["commit"] for e in found))
