@@ -7,9 +7,10 @@ both by `measure`, so that whatever one records, the other does. The arithmetic 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,7 @@ def measure(
     alpha_scale: Sequence[float] = (),
     say: Log = lambda text: None,
     track: Track = silent,
+    parts: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Make the plan's section "calibration".
 
@@ -139,6 +141,7 @@ def measure(
         alpha_scale: the model's own scales of its maps, which go into the table as they are.
         say: takes lines for people.
         track: shows how far it is.
+        parts: what `Engine.predict` is told besides every image: roi, ignore.
     """
     table: dict[str, Any] = {
         "images": len(good.images),
@@ -155,7 +158,7 @@ def measure(
     maps = MapStatistics(len(good.images))
     whole = engine.info["tile"] is None  # or no image was larger than a tile
     for path in track(good.images, "calibration"):
-        result = engine.predict(read_image(path))
+        result = engine.predict(read_image(path), **parts)
         scores[path] = result.score
         if result.network_map is None:
             maps.add(result.map[result.inspected.slices])
@@ -181,7 +184,7 @@ def measure(
         say(f"threshold from {len(good.labelled)} labelled images ({good.labelled_source})")
         for path, _ in track(good.labelled, "labelled images"):
             if path not in scores:
-                scores[path] = engine.predict(read_image(path)).score
+                scores[path] = engine.predict(read_image(path), **parts).score
         labels = np.array([bad for _, bad in good.labelled])
         values = np.array([scores[path] for path, _ in good.labelled])
     else:

@@ -11,8 +11,12 @@ from __future__ import annotations
 import datetime
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from adfast._version import __version__
 from adfast.calibration import Log, images_of, measure
@@ -32,6 +36,7 @@ def recalibrate(
     created: str = "",
     log: Log | None = None,
     track: Track = silent,
+    parts: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> dict[str, Any]:
     """Write a copy of a plan with another calibration.
@@ -45,6 +50,7 @@ def recalibrate(
         created: ISO time for the provenance; now by default.
         log: called with lines for people.
         track: wraps the images of a long step, to show progress: track(items, what).
+        parts: what `Engine.predict` is told besides every image: roi, ignore. As the line does.
         options: of `adfast.load`: device, precision and so on. Calibrate as the line runs.
 
     Returns:
@@ -82,7 +88,8 @@ def recalibrate(
     sections, before = read_sections(read), read.contents()
     engine = adfast.load(plan, **options)
     old = before["calibration"]
-    new = measure(engine, images, alpha_scale=old.get("alpha_scale", ()), say=say, track=track)
+    scale = old.get("alpha_scale", ())
+    new = measure(engine, images, alpha_scale=scale, say=say, track=track, parts=parts)
     provenance = _object(plan, before["provenance"])
     history = provenance.get("calibrations", [])
     if not isinstance(history, list):
@@ -98,6 +105,7 @@ def recalibrate(
         "device": engine.info["device"],
         "processor": engine.info["processor"],
         "precision": engine.info["precision"],
+        **_told(parts),
         "before": old,
     }
     provenance["calibrations"] = [*history, entry]
@@ -113,6 +121,16 @@ def recalibrate(
         )
     say(f"wrote {output}")
     return new
+
+
+def _told(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the parts for the provenance: the rectangle, and how much of a frame is ignored."""
+    told: dict[str, Any] = {}
+    if parts.get("roi") is not None:
+        told["roi"] = [int(side) for side in parts["roi"]]
+    if parts.get("ignore") is not None:
+        told["ignored_share"] = float(np.mean(parts["ignore"]))
+    return told
 
 
 def _object(plan: Path, text: str) -> dict[str, Any]:

@@ -56,6 +56,23 @@ def test_only_calibration_and_provenance_change(tiny_plan, good, tmp_path):
     assert any(line.startswith("the threshold was 0.05 and is ") for line in said)
 
 
+def test_only_the_part_counts_that_the_line_inspects(tiny_plan, good, tmp_path, capsys):
+    mask = np.zeros((18, 20), np.uint8)
+    mask[10:, 12:] = 255
+    write_png(tmp_path / "mask.png", mask)
+    path = tmp_path / "part.plan"
+    arguments = ["--good", str(good), "--max-fpr", "0.08", "--precision", "f32", "-q"]
+    arguments += ["--roi", "2,1,17,16", "--ignore", str(tmp_path / "mask.png")]
+    assert cli.main(["calibrate", str(tiny_plan), "-o", str(path), *arguments]) == 0, capsys
+    engine = adfast.load(path, precision="f32")
+    parts = {"roi": (2, 1, 17, 16), "ignore": mask > 0}
+    scores = [engine.predict(file, **parts).score for file in sorted(good.iterdir())]
+    assert engine.info["threshold"] == sorted(scores)[-3]
+    entry = json.loads(_core.read_plan(str(path))["provenance"])["calibrations"][0]
+    assert entry["roi"] == [2, 1, 17, 16]
+    assert entry["ignored_share"] == pytest.approx(8 * 8 / 360)
+
+
 def test_the_history_is_kept(tiny_plan, good, tmp_path):
     first, second = tmp_path / "1.plan", tmp_path / "2.plan"
     one, _ = calibrated(tiny_plan, first, good=good, max_fpr=0.08)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from adfast.commands.parts import add_part_arguments, parts_of
 from adfast.commands.selftest import add_engine_arguments, engine_options
 from adfast.progress import bar, say, silent
 
@@ -12,9 +13,10 @@ _EPILOG = """
 A threshold holds for the images it was set from: another camera, lamp or batch of material moves
 the scores of good parts. Collect good parts on the line, a few hundred where you can (N images can
 show a false-positive rate of 1/N and no less), none of them trained on, and calibrate on the
-machine of the line, in the precision it runs in. The network is not touched. `adfast info` shows
-the new threshold with its intervals, and under provenance every calibration before it. A signed
-plan loses its signature: check the new one, then sign it.
+machine of the line, in the precision it runs in. Where the line inspects a part of its frames, give
+the same --roi and --ignore here: the plan records them, but each frame is told its own. The network
+is not touched. `adfast info` shows the new threshold with its intervals, and under provenance every
+calibration before it. A signed plan loses its signature: check the new one, then sign it.
 """
 
 
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "instead: the one of the largest F1, or with --max-fpr the one that keeps this rate on the "
         "good ones among them. The plan records it; figures on these images are no test afterwards",
     )
+    add_part_arguments(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
     add_engine_arguments(parser)
 
@@ -65,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         labelled=args.labelled,
         log=say(args.quiet),
         track=silent if args.quiet else bar,
+        parts=parts_of(args),
         **engine_options(args),
     )
     return 0

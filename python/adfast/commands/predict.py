@@ -6,13 +6,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from adfast import predict
+from adfast.commands.parts import add_part_arguments, parts_of
 from adfast.commands.selftest import add_engine_arguments, load_engine
-from adfast.images import list_images, read_image
+from adfast.images import list_images
 from adfast.overlay import number
-from adfast.result import Box
 
 #: Exit code when at least one image could not be read; the others were predicted.
 SOME_UNREADABLE = 3
@@ -37,41 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="png",
         help="raw map as 16-bit PNG (scale in the JSON file), float32 NPY, or both (default png)",
     )
-    parser.add_argument(
-        "--roi",
-        type=_box,
-        metavar="X,Y,W,H",
-        help="inspect this part of every image as if it were the whole; the map is 0 elsewhere",
-    )
-    parser.add_argument(
-        "--ignore",
-        type=Path,
-        metavar="MASK",
-        help="an image of the frames' size: where it is not black, nothing counts",
-    )
+    add_part_arguments(parser)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document instead of lines"
     )
     add_engine_arguments(parser)
-
-
-def _box(text: str) -> Box:
-    sides = text.split(",")
-    try:
-        return Box(*(int(side) for side in sides))
-    except (TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no rectangle; expected X,Y,W,H") from None
-
-
-def _parts(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what `Engine.predict` is told besides the image."""
-    parts: dict[str, Any] = {}
-    if args.roi is not None:
-        parts["roi"] = args.roi
-    if args.ignore is not None:
-        mask = read_image(args.ignore)
-        parts["ignore"] = (mask if mask.ndim == 2 else mask.any(axis=2)) > 0
-    return parts
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             )
 
     records, failures = predict.run_prediction(
-        engine, paths, folder=args.out, kind=args.map, show=show, **_parts(args)
+        engine, paths, folder=args.out, kind=args.map, show=show, **parts_of(args)
     )
     if args.json:
         document = {"plan": str(args.plan), "results": records, "unreadable": failures}
