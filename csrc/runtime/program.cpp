@@ -25,7 +25,10 @@ double expected_seconds(double flops, double bytes) {
 }  // namespace
 
 Program::Program(const Graph& graph, const Backend& backend) {
-  tensors_.reserve(graph.values.size() + graph.nodes.size());
+  // Every operand may need a copy of another type, and none of them may move the others.
+  size_t operands = 0;
+  for (const Node& node : graph.nodes) operands += node.inputs.size();
+  tensors_.reserve(graph.values.size() + operands + graph.outputs.size());
   for (const Value& value : graph.values) {
     tensors_.push_back({value.name, value.shape, value.type, value.constant, value.data});
   }

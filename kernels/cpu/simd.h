@@ -72,7 +72,7 @@ static inline float exp1(float x) {
 }
 
 // x / (1 + e^-x): the exponential as above, by exp2_negative's polynomial of a stretched argument;
-// where it passes 2^126 the quotient is 0.
+// where it passes 2^127.5, and so the floats, the quotient is 0.
 static inline Vec silu(Vec x) {
   const Vec y = max(set1(-104.0f), set1(0.0f) - x), n = round_to_integer(y * set1(1.44269504f));
   const Vec r = fma(n, set1(2.12194440e-4f), fma(n, set1(-0.693359375f), y));
@@ -83,7 +83,7 @@ static inline Vec silu(Vec x) {
   p = fma(p, r, set1(0.999999692f));
   p = fma(p, r, set1(1.00000007f));
   const Vec quotient = reciprocal(scale_by_power(p, n) + set1(1.0f));
-  return x * select_less(n, set1(126.0f), quotient, set1(0.0f));
+  return x * select_less(n, set1(128.0f), quotient, set1(0.0f));
 }
 
 static inline Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(set1(0.0f) - x)); }

@@ -166,6 +166,26 @@ def test_integers_stand_where_an_index_is_wanted_and_nowhere_else(
         run_windows(windows_plan, resealed(data, "graph"))
 
 
+@pytest.mark.parametrize("part", ["inputs", "outputs"])
+def test_a_quantised_step_that_lacks_operands_is_refused(part, tmp_path, monkeypatch):
+    """Its shapes are looked at before it is made."""
+    path, graph = tmp_path / "bare.plan", Graph("bare")
+    x, weight = graph.input("x", (1, 8, 5, 5)), graph.constant("w", np.ones((2, 8, 3, 3)))
+    attrs = {"pads": [1] * 4, "input_scale": 0.1, "input_zero": 7}
+    (y,) = graph.add("conv2d", [x, weight], attrs, name="step")
+    graph.output("y", graph.add("relu", [y])[0])
+    node = graph.nodes[0]
+    if part == "inputs":
+        node.inputs = node.inputs[:1]
+    else:
+        node.outputs = []
+    monkeypatch.setattr(Graph, "check", lambda self, **_: None)
+    write_test_plan(path, graph)
+    image = {"x": np.ones((1, 8, 5, 5), np.float32)}
+    with pytest.raises(adfast.AdfastError, match="takes 2 to 4 inputs|has 1 outputs|value"):
+        _core.run_graph(str(path), image, precision="int8")
+
+
 def test_a_newer_format_says_what_to_do(tmp_path, plan_bytes):
     data = bytearray(plan_bytes)
     struct.pack_into("<II", data, 8, 9, 8)

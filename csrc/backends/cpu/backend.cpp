@@ -48,10 +48,13 @@ class CpuBackend final : public HostBackend {
 
   std::optional<Storage> operand_storage(const OperatorRequest& request,
                                          size_t input) const override {
+    const Op& op = find(request.node);
     const auto levels = device_.int8 && input == 0 ? request.node.input_levels() : std::nullopt;
-    if (levels && !winograd_beats_int8(request, device_)) return Storage{DType::u8, *levels};
-    return adfast::operand_storage(find(request.node), types(), input,
-                                   request.inputs[input]->shape);
+    if (levels) {
+      check_operands(op, request);  // make() does so too late: shapes are read here
+      if (!winograd_beats_int8(request, device_)) return Storage{DType::u8, *levels};
+    }
+    return adfast::operand_storage(op, types(), input, request.inputs[input]->shape);
   }
 
   Storage result_storage(const Node& node, const Shape& shape,
