@@ -253,7 +253,8 @@ def describe(calibration: Mapping[str, Any]) -> list[str]:
             f"with {get('labelled.misses')} misses, F1 {100 * get('labelled.f1'):.1f} %; figures "
             "on these images are not a test"
         )
-    lines.append(f"good images: {get('images')}, {get('source', 'of unknown source')}")
+    images = f"good images: {get('images')}, {get('source', 'of unknown source')}"
+    lines.append(images + (f", {get('pixel_format')}" if "pixel_format" in calibration else ""))
     return lines
 
 

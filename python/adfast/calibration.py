@@ -25,7 +25,7 @@ from adfast.calibrate import (
     judge,
     threshold,
 )
-from adfast.errors import DataError
+from adfast.errors import ArgumentError, DataError
 from adfast.images import check_images, list_images, read_image
 from adfast.progress import Track, silent
 
@@ -47,6 +47,7 @@ class Images:
         max_fpr: the rate the threshold is set for; None: by F1, or no threshold.
         labelled: (image, is it defective); empty: the threshold comes from `images`.
         labelled_source: where those are from.
+        pixel_format: of all of them, see `adfast.images.read_image`.
     """
 
     images: list[Path]
@@ -54,6 +55,7 @@ class Images:
     max_fpr: float | None = None
     labelled: list[tuple[Path, bool]] = field(default_factory=list)
     labelled_source: str = ""
+    pixel_format: str = ""
 
 
 def images_of(
@@ -61,6 +63,7 @@ def images_of(
     labelled: str | os.PathLike[str] | None,
     max_fpr: float | None,
     say: Log,
+    pixel_format: str = "",
 ) -> Images:
     """Find the images for a threshold and settle its rate, before any work is done.
 
@@ -70,9 +73,10 @@ def images_of(
         labelled: folder of labelled images, see `labelled_images`.
         max_fpr: the rate that is asked for, see `calibrate.choose_rate`.
         say: takes lines for people.
+        pixel_format: of files of 16 bits a sample, see `adfast.images.read_image`.
 
     Raises:
-        ArgumentError: the rate makes no sense.
+        ArgumentError: the rate makes no sense, or there are no images of the pixel format.
         DataError, FrameError: images are missing, unreadable, or too few for the rate.
     """
     pairs, pairs_source = [], ""
@@ -88,7 +92,14 @@ def images_of(
     else:
         found = Images([], "none")
     found.labelled, found.labelled_source = pairs, pairs_source
-    check_images([*found.images, *(path for path, _ in pairs)], "images for the threshold")
+    if pixel_format and not found.images:
+        raise ArgumentError(
+            f"[calibration] the pixel format is {pixel_format}, and there are no images: name a "
+            "folder of them"
+        )
+    found.pixel_format = pixel_format
+    paths = [*found.images, *(path for path, _ in pairs)]
+    check_images(paths, "images for the threshold", pixel_format)
     count = sum(not bad for _, bad in pairs) if pairs else len(found.images)
     if max_fpr is not None or (found.images and not pairs):
         # Without images a rate that makes no sense is refused all the same.
@@ -150,15 +161,22 @@ def measure(
     }
     if alpha_scale:
         table["alpha_scale"] = [float(value) for value in alpha_scale]
+    if good.pixel_format:
+        table["pixel_format"] = good.pixel_format
     if not good.images:
         say("not calibrated: no good images (--calibrate DIR); the plan gives scores, no verdicts")
         return table
     say(f"calibrating on {len(good.images)} images ({good.source})")
+
+    def predict(path: Path) -> Any:
+        frame = read_image(path, good.pixel_format)
+        return engine.predict(frame, pixel_format=good.pixel_format, **parts)
+
     scores: dict[Path, float] = {}
     maps = MapStatistics(len(good.images))
     whole = engine.info["tile"] is None  # or no image was larger than a tile
     for path in track(good.images, "calibration"):
-        result = engine.predict(read_image(path), **parts)
+        result = predict(path)
         scores[path] = result.score
         if result.network_map is None:
             maps.add(result.map[result.inspected.slices])
@@ -184,7 +202,7 @@ def measure(
         say(f"threshold from {len(good.labelled)} labelled images ({good.labelled_source})")
         for path, _ in track(good.labelled, "labelled images"):
             if path not in scores:
-                scores[path] = engine.predict(read_image(path), **parts).score
+                scores[path] = predict(path).score
         labels = np.array([bad for _, bad in good.labelled])
         values = np.array([scores[path] for path, _ in good.labelled])
     else:

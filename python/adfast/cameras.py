@@ -24,7 +24,9 @@ LOOK_EVERY = 0.1
 SETTLED = 0.3
 
 
-def folder(path: str | os.PathLike[str], *, watch: bool = True) -> Iterator[Frame]:
+def folder(
+    path: str | os.PathLike[str], *, watch: bool = True, pixel_format: str = ""
+) -> Iterator[Frame]:
     """Yield the images of a folder in the order of their names, then those that arrive.
 
     A watched file is read when its size has been the same for a moment, as it may be in writing. A
@@ -33,6 +35,7 @@ def folder(path: str | os.PathLike[str], *, watch: bool = True) -> Iterator[Fram
     Args:
         path: the folder; hidden files are not images.
         watch: go on for ever; False: end after the files that are there.
+        pixel_format: of files of 16 bits a sample, see `adfast.images.read_image`.
 
     Yields:
         Frames whose id counts from 0, and whose timestamp is the file's time of change.
@@ -62,11 +65,11 @@ def folder(path: str | os.PathLike[str], *, watch: bool = True) -> Iterator[Fram
             seen.add(name)
             sizes.pop(name, None)
             try:
-                image = read_image(path / name)
+                image = read_image(path / name, pixel_format)
                 changed = (path / name).stat().st_mtime_ns
             except (FrameError, OSError):
                 continue
-            yield Frame(image, number, changed)
+            yield Frame(image, number, changed, pixel_format)
             number += 1
         if not watch:
             return

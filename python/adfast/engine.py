@@ -50,10 +50,11 @@ class Engine:
 
         Args:
             image: uint8 array (H, W) or (H, W, 3) with any strides, read-only too; or the path of
-                an image file; or, for an engine on a card, an array on that card with
-                `__cuda_array_interface__` (torch, CuPy) and rows without gaps, which is read where
-                it lies, after the work of the stream it names (the default one if it names none,
-                as torch's). Each side from 1 to 32768.
+                an image file, one of 16 bits a sample for "Mono10", "Mono12" and "Mono16"; or, for
+                an engine on a card, an array on that card with `__cuda_array_interface__` (torch,
+                CuPy) and rows without gaps, which is read where it lies, after the work of the
+                stream it names (the default one if it names none, as torch's). Each side from 1 to
+                32768.
             pixel_format: a name of GenICam's PFNC (`adfast.PIXEL_FORMATS`): "BGR8" as OpenCV reads,
                 "Mono10", "Mono12", "Mono16" for uint16 (H, W), "BayerRG8" and its like for a
                 mosaic (H, W). Empty: uint8, "RGB8" or "Mono8" by the shape. Values span all the
@@ -71,7 +72,7 @@ class Engine:
             AdfastError: the result is not a finite number.
         """
         return self._result(
-            self._core.predict(_as_array(image), pixel_format, roi, _as_mask(ignore))
+            self._core.predict(_as_array(image, pixel_format), pixel_format, roi, _as_mask(ignore))
         )
 
     def predict_batch(
@@ -86,7 +87,7 @@ class Engine:
 
         Arguments and errors are those of `predict`; the results are the same to the last bit.
         """
-        arrays = [_as_array(image) for image in images]
+        arrays = [_as_array(image, pixel_format) for image in images]
         raw = self._core.predict_batch(arrays, pixel_format, roi, _as_mask(ignore))
         return [self._result(each) for each in raw]
 
@@ -184,10 +185,14 @@ class Engine:
         `kernel` is the implementation that was chosen, `index` the step's number, the same in every
         frame, `lane` the thread it ran on; `bytes` are those it reads and writes, weights included.
         """
-        return self._core.profile(_as_array(image), pixel_format)
+        return self._core.profile(_as_array(image, pixel_format), pixel_format)
 
     def _observe(
-        self, image: Any, ranges: dict[str, tuple[float, float]], bins: int
+        self,
+        image: Any,
+        ranges: dict[str, tuple[float, float]],
+        bins: int,
+        pixel_format: str = "",
     ) -> dict[str, tuple[float, float, np.ndarray]]:
         """Look at values of the graph on a frame; for `adfast.quantize`.
 
@@ -195,12 +200,17 @@ class Engine:
             image: as for `predict`.
             ranges: of what is counted, by the value's name.
             bins: into which each range is split evenly; 0: nothing is counted.
+            pixel_format: as for `predict`, of grey and RGB frames; deep ones are looked at in 8
+                bits, which is fine enough for a histogram.
 
         Returns:
             Per value its least and largest element and the counts; elements outside the range are
             counted at its ends.
         """
-        return self._core.observe(_as_array(image), ranges, bins)
+        from adfast.images import to_uint8
+
+        frame = to_uint8(_as_array(image, pixel_format), pixel_format)
+        return self._core.observe(frame, ranges, bins)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -329,11 +339,11 @@ def _as_mask(ignore: Any) -> np.ndarray | None:
     return None if ignore is None else np.asarray(_as_array(ignore))
 
 
-def _as_array(image: Any) -> Any:
+def _as_array(image: Any, pixel_format: str = "") -> Any:
     if isinstance(image, (str, os.PathLike)):
         from adfast.images import read_image
 
-        return read_image(image)
+        return read_image(image, pixel_format)
     # Arrays on a card stay there.
     if isinstance(image, np.ndarray) or hasattr(image, "__cuda_array_interface__"):
         return image

@@ -48,7 +48,9 @@ class Row:
     mask: str | None = None
 
 
-def find_samples(root: Path, only: Path | None = None) -> list[tuple[Path, str, Path | None]]:
+def find_samples(
+    root: Path, only: Path | None = None, pixel_format: str = ""
+) -> list[tuple[Path, str, Path | None]]:
     """List the labelled test images under `root` as (path, label, mask), and look them through.
 
     Only headers are read: it takes milliseconds an image, before hours of prediction.
@@ -57,6 +59,7 @@ def find_samples(root: Path, only: Path | None = None) -> list[tuple[Path, str, 
         root: data set folder.
         only: text file of image paths relative to `root`, one a line, to take instead of all of
             `root`/test.
+        pixel_format: of images of 16 bits a sample, see `adfast.images.read_image`; masks have 8.
 
     Raises:
         DataError: the layout is not there, only good or only defective images remain, or images
@@ -75,7 +78,7 @@ def find_samples(root: Path, only: Path | None = None) -> list[tuple[Path, str, 
     problems, bare = [], 0
     for path, label, mask in samples:
         try:
-            size = image_size(path)
+            size = image_size(path, pixel_format)
             if mask is not None:
                 _check_mask(mask, image_size(mask), size)
             elif label != "good" and (root / "ground_truth").is_dir():
@@ -96,6 +99,7 @@ def evaluate(
     only: Path | None = None,
     how: Bootstrap | None = None,
     track: Track = silent,
+    pixel_format: str = "",
 ) -> dict[str, Any]:
     """Predict every labelled image and measure.
 
@@ -105,10 +109,12 @@ def evaluate(
         only: see `find_samples`.
         how: how intervals are made; `Bootstrap()` by default.
         track: wraps the images of a long step, to show progress: track(items, what).
+        pixel_format: see `find_samples`.
 
     Returns:
-        A dict in JSON's terms: "images" (counts), "metrics", "intervals" (of the metrics),
-        "classes", "pixels", "verdicts", "curves", "latency_ms", "bootstrap", "seconds", "rows".
+        A dict in JSON's terms: "pixel_format", "images" (counts), "metrics", "intervals" (of the
+        metrics), "classes", "pixels", "verdicts", "curves", "latency_ms", "bootstrap", "seconds",
+        "rows".
 
     Raises:
         DataError: see `find_samples`.
@@ -116,7 +122,7 @@ def evaluate(
             set.
     """
     root, how = Path(root), how or Bootstrap()
-    samples = find_samples(root, only)
+    samples = find_samples(root, only, pixel_format)
     with_masks = any(mask is not None for _, _, mask in samples)
     if with_masks:
         metrics.require_regions()  # before the long part, not after it
@@ -124,8 +130,8 @@ def evaluate(
     clock = _Clock()
     with metrics.PixelScores() as pixels:
         for path, label, mask_path in track(samples, "images"):
-            frame = read_image(path)
-            result = engine.predict(frame)
+            frame = read_image(path, pixel_format)
+            result = engine.predict(frame, pixel_format=pixel_format)
             threshold = result.threshold
             row = Row(
                 image=path.relative_to(root).as_posix(),
@@ -158,7 +164,12 @@ def evaluate(
         summary["pixels"]["empty_masks"] = empty
     _add_intervals(summary, rows, histograms, how, track)
     clock.lap("intervals")
-    return {**summary, "seconds": clock.laps, "rows": [asdict(row) for row in rows]}
+    return {
+        "pixel_format": pixel_format,
+        **summary,
+        "seconds": clock.laps,
+        "rows": [asdict(row) for row in rows],
+    }
 
 
 class _Clock:

@@ -2,9 +2,12 @@
 
 PNG, PGM/PPM and NPY are read here, so that a bare install can predict; Pillow, when it is there,
 decodes PNG faster (to the same pixels) and adds JPEG, BMP, TIFF and WebP. Pixels are taken as they
-are stored: no colour management, no EXIF rotation, alpha dropped. Only 8-bit images are accepted:
-the scale of a 16-bit image is the camera's secret, and guessing it from the values would make the
-score depend on the scene.
+are stored: no colour management, no EXIF rotation, alpha dropped.
+
+A file of 16 bits a sample holds a camera's 10, 12 or 16; which, the camera knows, and guessing it
+from the values would make the score depend on the scene. So it is read where its pixel format is
+named, as uint16 and unscaled, and refused otherwise. `to_255` scales as the engine does
+(csrc/core/frame.h).
 
 PNG: the W3C recommendation (third edition); PGM/PPM: the netpbm manual pages.
 """
@@ -38,6 +41,9 @@ EXTENSIONS = (
     *(".pgm", ".ppm", ".pnm", ".npy"),
 )
 
+#: Pixel formats of more than 8 bits, by their names in GenICam's PFNC: bits of a value.
+DEEP_FORMATS = {"Mono10": 10, "Mono12": 12, "Mono16": 16}
+
 _HEADER_BYTES = 2**16
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Colour type -> (channels stored, bit depths that may be 8 or fewer).
@@ -50,17 +56,24 @@ _PNG_COLOURS = {
 }
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], pixel_format: str = "") -> np.ndarray:
     """Read an image file.
 
+    Args:
+        path: the file.
+        pixel_format: one of `DEEP_FORMATS`: the file is a grey PNG, PGM or TIFF of 16 bits a
+            sample, or an NPY file of uint16 (H, W). Any other name, or none: a file of 8 bits.
+
     Returns:
-        uint8 array, (H, W) for grey images and (H, W, 3) RGB for all others, C-contiguous.
+        C-contiguous; uint8, (H, W) for grey images and (H, W, 3) RGB for all others; of a deep
+        format uint16 (H, W) in the machine's byte order, values as stored: 0 to 2**bits - 1, larger
+        ones kept, as the engine keeps them.
 
     Raises:
-        FrameError: the file is missing, broken, too large, of more than 8 bits, or of a kind that
-            needs Pillow.
+        FrameError: the file is missing, broken, too large, of another depth than the format's, or
+            of a kind that needs Pillow.
     """
-    path = Path(path)
+    path, deep = Path(path), _deep(pixel_format)
     try:
         _expect_file(path)
         size = path.stat().st_size
@@ -73,14 +86,59 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         raise FrameError(f"{path}: the file is empty; expected an image")
     try:
         if data.startswith(_PNG_SIGNATURE):
-            return _read_png(data)
+            return _read_png(data, deep)
         if data[:2] in (b"P2", b"P3", b"P5", b"P6"):
-            return _read_pnm(data)
+            return _read_pnm(data, deep)
         if data.startswith(b"\x93NUMPY"):
-            return _read_npy(path)
-        return _read_pillow(data)
+            return _read_npy(path, deep)
+        return _read_pillow(data, deep)
     except FrameError as error:
         raise FrameError(f"{path}: {error}") from error.__cause__
+
+
+def to_255(frame: np.ndarray, pixel_format: str) -> np.ndarray:
+    """Scale a frame of a deep format as the engine does, to the range of 8 bits, unrounded.
+
+    Args:
+        frame: what `read_image` gave for this format.
+        pixel_format: the name of the format.
+
+    Returns:
+        float32 (H, W), 0 to 255 for the values that the format has; frames of 8 bits as they are.
+    """
+    if not _deep(pixel_format):
+        return frame
+    return frame.astype(np.float32) * np.float32(255 / largest_value(pixel_format))
+
+
+def to_uint8(frame: np.ndarray, pixel_format: str) -> np.ndarray:
+    """Round a frame of a deep format to 8 bits, to be looked at: uint8; others as they are."""
+    if not _deep(pixel_format):
+        return frame
+    return np.rint(np.minimum(to_255(frame, pixel_format), 255)).astype(np.uint8)
+
+
+def largest_value(pixel_format: str) -> int:
+    """Return the value of white: 255, or that of a deep format."""
+    return 2 ** DEEP_FORMATS.get(pixel_format, 8) - 1
+
+
+def _deep(pixel_format: str) -> str:
+    return pixel_format if pixel_format in DEEP_FORMATS else ""
+
+
+def _expect_depth(deep: str, kind: str, bits: int, grey: bool) -> None:
+    """Refuse a file of another depth than the one that was named."""
+    if not deep and bits > 8:
+        raise FrameError(
+            f"a {bits}-bit {kind}; its values do not say what is white: name its pixel format "
+            f"({', '.join(DEEP_FORMATS)}) with --pixel-format, or pixel_format= in Python"
+        )
+    if deep and (bits != 16 or not grey):
+        raise FrameError(
+            f"a {bits}-bit {kind}{'' if grey else ' that is not plain grey'}, expected grey of 16 "
+            f"bits a sample for {deep}; leave --pixel-format out for images of 8 bits"
+        )
 
 
 def _expect_file(path: Path) -> None:
@@ -89,13 +147,17 @@ def _expect_file(path: Path) -> None:
         raise FrameError(f"{path}: {what}; expected an image")
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def image_size(path: str | os.PathLike[str], pixel_format: str = "") -> tuple[int, int]:
     """Return an image file's height and width from its header: nothing is decoded.
+
+    Args:
+        path: the file.
+        pixel_format: as for `read_image`.
 
     Raises:
         FrameError: as `read_image`, as far as a header tells; damaged pixels go unnoticed.
     """
-    path = Path(path)
+    path, deep = Path(path), _deep(pixel_format)
     try:
         _expect_file(path)
         with open(path, "rb") as file:
@@ -108,24 +170,25 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         if data.startswith(_PNG_SIGNATURE):
             if len(data) < 33 or data[12:16] != b"IHDR":
                 raise FrameError("not a valid PNG: the header is missing or broken")
-            width, height, depth = struct.unpack_from(">IIB", data, 16)
+            width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
             _check_size(height, width)
-            if depth == 16:
-                raise FrameError("a 16-bit PNG; convert it to 8 bits with the scale you want")
+            _expect_depth(deep, "PNG", depth, colour == 0)
             return height, width
         if data[:2] in (b"P2", b"P3", b"P5", b"P6"):
-            width, height = _pnm_header(data)[:2]
+            width, height = _pnm_header(data, deep)[:2]
             return height, width
         if data.startswith(b"\x93NUMPY"):
-            return _read_npy(path, header_only=True).shape[:2]
-        with _opened_by_pillow(path) as image:
+            return _read_npy(path, deep, header_only=True).shape[:2]
+        with _opened_by_pillow(path, deep) as image:
             return image.height, image.width
     except FrameError as error:
         raise FrameError(f"{path}: {error}") from error.__cause__
 
 
-def check_images(paths: Iterable[str | os.PathLike[str]], what: str) -> None:
-    """Look at the headers of images before long work begins.
+def check_images(
+    paths: Iterable[str | os.PathLike[str]], what: str, pixel_format: str = ""
+) -> None:
+    """Look at the headers of images, of a format as for `read_image`, before long work begins.
 
     Raises:
         DataError: some cannot be read; lists them.
@@ -133,7 +196,7 @@ def check_images(paths: Iterable[str | os.PathLike[str]], what: str) -> None:
     problems = []
     for path in paths:
         try:
-            image_size(path)
+            image_size(path, pixel_format)
         except FrameError as error:
             problems.append(str(error))
     refuse(problems, what)
@@ -233,13 +296,12 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
-def _read_png(data: bytes) -> np.ndarray:
+def _read_png(data: bytes, deep: str) -> np.ndarray:
     header, palette, body = _png_chunks(data)
     width, height, depth, colour, compression, filtering, interlace = header
     _check_size(height, width)
-    if depth == 16:
-        raise FrameError("a 16-bit PNG; convert it to 8 bits with the scale you want")
-    if colour not in _PNG_COLOURS or depth not in _PNG_COLOURS[colour][1]:
+    _expect_depth(deep, "PNG", depth, colour == 0)
+    if not deep and (colour not in _PNG_COLOURS or depth not in _PNG_COLOURS[colour][1]):
         raise FrameError(f"not a valid PNG: colour type {colour} with {depth} bits")
     if compression or filtering or interlace > 1:
         raise FrameError("not a valid PNG: unknown compression, filter or interlace method")
@@ -252,7 +314,7 @@ def _read_png(data: bytes) -> np.ndarray:
     if expected > 1032 * (len(body) + 1):
         raise FrameError("the PNG holds fewer pixels than its header declares")
     if _has_pillow():
-        return _read_pillow(data)
+        return _read_pillow(data, deep)
     if interlace:
         raise FrameError(
             'an interlaced PNG needs Pillow (pip install "adfast[images]"), '
@@ -269,6 +331,8 @@ def _read_png(data: bytes) -> np.ndarray:
         raise FrameError(f"the PNG holds {more} pixels than its header declares")
     rows = np.frombuffer(raw, np.uint8).reshape(height, row_bytes + 1)
     pixels = _unfilter(rows[:, 1:], rows[:, 0], max(1, channels * depth // 8))
+    if deep:
+        return pixels.view(">u2").astype(np.uint16)
     if depth < 8:
         bits = np.unpackbits(pixels, axis=1).reshape(height, -1, depth)
         weights = (1 << np.arange(depth - 1, -1, -1)).astype(np.uint8)
@@ -355,7 +419,7 @@ def _unfilter(rows: np.ndarray, filters: np.ndarray, step: int) -> np.ndarray:
     return np.ascontiguousarray(padded[1:, 1:]).reshape(height, row_bytes)
 
 
-def _pnm_header(data: bytes) -> tuple[int, int, int, int]:
+def _pnm_header(data: bytes, deep: str) -> tuple[int, int, int, int]:
     """Return width, height, largest value, and where the header ends."""
     fields, at = [], 2
     # Width, height and the largest value, between white space and comments.
@@ -367,22 +431,29 @@ def _pnm_header(data: bytes) -> tuple[int, int, int, int]:
         at = match.end()
     width, height, largest = fields
     _check_size(height, width)
-    if largest > 255:
-        raise FrameError(f"a PNM of more than 8 bits (largest value {largest}); convert it first")
-    if largest < 1:
-        raise FrameError("not a valid PNM: its largest value is 0")
+    if not 1 <= largest <= 65535:
+        raise FrameError(f"not a valid PNM: its largest value is {largest}")
+    _expect_depth(deep, "PNM", 16 if largest > 255 else 8, data[:2] in (b"P2", b"P5"))
+    # Programs declare the camera's white, or that of any 16 bits; another one is of another format.
+    if deep and largest not in (largest_value(deep), 65535):
+        raise FrameError(
+            f"the PNM declares {largest} as its largest value, {deep} has {largest_value(deep)}; "
+            "name the format that the images have"
+        )
     return width, height, largest, at
 
 
-def _read_pnm(data: bytes) -> np.ndarray:
-    width, height, largest, at = _pnm_header(data)
+def _read_pnm(data: bytes, deep: str) -> np.ndarray:
+    width, height, largest, at = _pnm_header(data, deep)
     channels = 3 if data[:2] in (b"P3", b"P6") else 1
     count = height * width * channels
     if data[:2] in (b"P5", b"P6"):
         at += 1
-        if len(data) - at < count:
-            raise FrameError(f"the PNM is truncated: {len(data) - at} bytes of {count}")
-        values = np.frombuffer(data, np.uint8, count, at)
+        stored = np.dtype(">u2" if deep else np.uint8)
+        size = count * stored.itemsize
+        if len(data) - at < size:
+            raise FrameError(f"the PNM is truncated: {len(data) - at} bytes of {size}")
+        values = np.frombuffer(data, stored, count, at)
     else:
         text = data[at:].split()
         if len(text) < count:
@@ -393,25 +464,30 @@ def _read_pnm(data: bytes) -> np.ndarray:
             raise FrameError(f"not a valid PNM: {error}") from error
         if wide.min() < 0 or wide.max() > largest:
             raise FrameError(f"not a valid PNM: a value is outside 0..{largest}")
-        values = wide.astype(np.uint8)
+        values = wide.astype(np.uint16 if deep else np.uint8)
+    if deep:
+        return values.astype(np.uint16).reshape(height, width)
     if largest != 255:
         values = np.minimum((values.astype(np.int32) * 255 + largest // 2) // largest, 255)
     values = values.astype(np.uint8)
     return values.reshape((height, width, 3) if channels == 3 else (height, width))
 
 
-def _read_npy(path: Path, header_only: bool = False) -> np.ndarray:
+def _read_npy(path: Path, deep: str, header_only: bool = False) -> np.ndarray:
     try:
         # Mapped, not loaded: a huge declared shape fails here instead of being allocated.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy parses the header with Python's tokenizer and literal_eval
         raise FrameError(f"not a readable NPY file ({error})") from error
-    if array.dtype != np.uint8 or not (
-        array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
-    ):
-        raise FrameError(f"holds {array.dtype} {array.shape}; expected uint8 (H, W) or (H, W, 3)")
+    grey = array.ndim == 2
+    if array.dtype.kind != "u" or not (grey or (array.ndim == 3 and array.shape[2] == 3)):
+        raise FrameError(
+            f"holds {array.dtype} {array.shape}; expected uint8 (H, W) or (H, W, 3), or uint16 "
+            "(H, W) of a pixel format that is named"
+        )
+    _expect_depth(deep, "NPY file", 8 * array.dtype.itemsize, grey)
     _check_size(*array.shape[:2])
-    return array if header_only else np.array(array, order="C")
+    return array if header_only else np.array(array, np.uint16 if deep else np.uint8, order="C")
 
 
 def _has_pillow() -> bool:
@@ -423,7 +499,7 @@ def _has_pillow() -> bool:
 
 
 @contextlib.contextmanager
-def _opened_by_pillow(source: Path | io.BytesIO) -> Iterator[Any]:
+def _opened_by_pillow(source: Path | io.BytesIO, deep: str) -> Iterator[Any]:
     """Open an image lazily: size and kind are checked, pixels are decoded when asked for."""
     if not _has_pillow():
         raise FrameError(
@@ -437,11 +513,18 @@ def _opened_by_pillow(source: Path | io.BytesIO) -> Iterator[Any]:
             warnings.simplefilter("ignore")  # Pillow's own size warning; our cap is checked below.
             with Image.open(source) as image:
                 _check_size(image.height, image.width)
-                if image.mode.startswith(("I", "F")):
+                # Older versions of Pillow open a PNG of 16 bits in mode I.
+                of_16 = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
+                if image.mode.startswith(("I", "F")) and not of_16:
                     raise FrameError(
-                        f"more than 8 bits per channel (mode {image.mode}); convert it to 8 bits "
-                        "with the scale you want"
+                        f"more than 16 bits a sample, or no whole numbers (mode {image.mode}); "
+                        f"expected 8, or 16 of a format that is named ({', '.join(DEEP_FORMATS)})"
                     )
+                grey = of_16 or image.mode in ("1", "L")
+                # Pillow opens colour of 16 bits as if it had 8; TIFF's tag 258 tells.
+                stored = np.max(getattr(image, "tag_v2", {}).get(258, 8))
+                bits = 16 if of_16 or stored > 8 else 8
+                _expect_depth(deep, f"{image.format} file", bits, grey)
                 yield image
     except FrameError:
         raise
@@ -450,8 +533,10 @@ def _opened_by_pillow(source: Path | io.BytesIO) -> Iterator[Any]:
         raise FrameError(f"not a readable image ({text})") from error
 
 
-def _read_pillow(data: bytes) -> np.ndarray:
-    with _opened_by_pillow(io.BytesIO(data)) as image:
+def _read_pillow(data: bytes, deep: str) -> np.ndarray:
+    with _opened_by_pillow(io.BytesIO(data), deep) as image:
+        if deep:
+            return np.array(image).astype(np.uint16)
         grey = image.mode in ("1", "L", "LA")
         # Alpha is dropped by slicing: Pillow's own conversion is the same, but says so nowhere.
         if image.mode in ("LA", "RGBA"):

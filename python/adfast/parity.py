@@ -12,7 +12,8 @@ import numpy as np
 from adfast.compiler import Compiled
 from adfast.errors import CompileError
 
-#: A frame (uint8, (H, W) or (H, W, 3)) to its score and its map at the network's resolution.
+#: A frame, (H, W) or (H, W, 3), uint8 or float32 of 0 to 255 (`adfast.images.to_255`), to its score
+#: and its map at the network's resolution.
 Answer = tuple[float, np.ndarray]
 Answers = Callable[[np.ndarray], Answer]
 

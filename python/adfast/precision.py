@@ -55,6 +55,7 @@ class Trial:
         samples: files of images that int8 is calibrated on; none: the plan cannot have int8.
         labelled: files with labels (image, is it defective); may be empty.
         track: shows the progress.
+        pixel_format: of all images, as for `Engine.predict`.
     """
 
     compiled: Compiled
@@ -66,6 +67,7 @@ class Trial:
     samples: Sequence[Path]
     labelled: Sequence[tuple[Path, bool]]
     track: Track
+    pixel_format: str = ""
     _exact_scores: dict[str, list[float]] = field(default_factory=dict)
 
     def engine(self, graph: Graph, precision: str) -> Any:
@@ -76,10 +78,18 @@ class Trial:
         write_plan(path, graph, self.compiled.fields, {}, Golden(), {}, {})
         return adfast.load(path, device="cpu", precision=precision)
 
+    def predict(self, engine: Any, image: Any) -> Any:
+        """Let an engine inspect a frame or a file."""
+        return engine.predict(image, pixel_format=self.pixel_format)
+
+    def answers(self, engine: Any, frames: Sequence[np.ndarray]) -> list[parity.Answer]:
+        """Return what an engine says of frames."""
+        results = [self.predict(engine, frame) for frame in frames]
+        return [(result.score, result.network_map) for result in results]
+
     def error(self, engine: Any) -> dict[str, float]:
         """How far an engine's answers are from the reference's."""
-        answers = [(r.score, r.network_map) for r in map(engine.predict, self.frames)]
-        return parity.difference(self.expected, answers)
+        return parity.difference(self.expected, self.answers(engine, self.frames))
 
     def judge(self, engine: Any, name: str) -> tuple[bool, dict[str, Any]]:
         """Ask the gate: whether an engine passes, and the evidence."""
@@ -104,9 +114,9 @@ class Trial:
         key = "f32 labelled images" if images is not self.images else "f32"
         if key not in self._exact_scores:
             self._exact_scores[key] = [
-                self.exact.predict(image).score for image in self.track(images, key)
+                self.predict(self.exact, image).score for image in self.track(images, key)
             ]
-        got = [engine.predict(image).score for image in self.track(images, name)]
+        got = [self.predict(engine, image).score for image in self.track(images, name)]
         return self._exact_scores[key], got
 
 
@@ -167,7 +177,7 @@ def choose(trial: Trial, asked: str) -> Choice:
         drift = report.get(f"engine_{asked}") if asked != "f32" else None
         reason = "asked for" + (f"; {describe(drift)}" if drift else "")
         return Choice(asked, reason, report, graph)
-    times = _times(engines, trial.frames)
+    times = _times(engines, trial)
     report["milliseconds"] = times
     chosen = min(times, key=lambda name: times[name] * (MIN_GAIN if name != "f32" else 1))
     clock = ", ".join(f"{name} {ms:.2f} ms" for name, ms in times.items())
@@ -197,18 +207,17 @@ def _search(trial: Trial) -> quantize.Found:
     """Calibrate int8 and find the steps that bear it."""
     graph = trial.compiled.graph
     begin = time.perf_counter()
-    trial.exact.predict(trial.samples[0])
+    trial.predict(trial.exact, trial.samples[0])
     # Both passes over the samples look at every element too.
     count = int(BUDGET / (4 * max(time.perf_counter() - begin, 1e-4)))
     samples = trial.samples[:: -(-len(trial.samples) // max(count, 4))]
     names = {node.inputs[0].name for node in quantize.candidates(graph)}
-    seen = quantize.observe(trial.exact, samples, names, trial.track)
+    seen = quantize.observe(trial.exact, samples, names, trial.track, trial.pixel_format)
     frames = trial.frames[: max(min(count, TRIAL_FRAMES), 2)]
-    expected = [(r.score, r.network_map) for r in map(trial.exact.predict, frames)]
+    expected = trial.answers(trial.exact, frames)
 
     def drift(tried: Graph) -> float:
-        engine = trial.engine(tried, "int8")
-        answers = [(r.score, r.network_map) for r in map(engine.predict, frames)]
+        answers = trial.answers(trial.engine(tried, "int8"), frames)
         return parity.difference(expected, answers)["map_mean_rel"]
 
     found = quantize.search(
@@ -218,13 +227,14 @@ def _search(trial: Trial) -> quantize.Found:
     return found
 
 
-def _times(engines: dict[str, Any], frames: Sequence[np.ndarray]) -> dict[str, float]:
+def _times(engines: dict[str, Any], trial: Trial) -> dict[str, float]:
     """Median milliseconds a frame; the engines take turns, so that all see the same machine."""
     seen: dict[str, list[float]] = {name: [] for name in engines}
     begin = time.perf_counter()
     for number in range(ROUNDS):
         for name, engine in engines.items():
-            took = engine.predict(frames[number % len(frames)]).timings["total"]
+            frame = trial.frames[number % len(trial.frames)]
+            took = trial.predict(engine, frame).timings["total"]
             if number:  # the first warms caches
                 seen[name].append(took)
         if number >= 2 and time.perf_counter() - begin > BUDGET / 2:

@@ -17,13 +17,13 @@ import numpy as np
 from adfast import overlay
 from adfast.errors import AdfastError, FrameError
 from adfast.files import atomic_write
-from adfast.images import read_image, write_png
+from adfast.images import read_image, to_uint8, write_png
 from adfast.result import Region
 
 
 @dataclass
 class Prediction:
-    """One image file: its frame and result, or why it could not be read."""
+    """One image file: its frame, in 8 bits to be looked at, and result, or why there is none."""
 
     path: Path
     frame: np.ndarray | None = None
@@ -31,20 +31,26 @@ class Prediction:
     error: str | None = None
 
 
-def predict_files(engine: Any, paths: list[Path], **parts: Any) -> Iterator[Prediction]:
+def predict_files(
+    engine: Any, paths: list[Path], *, pixel_format: str = "", **parts: Any
+) -> Iterator[Prediction]:
     """Predict files one after another; one that cannot be read is yielded with its error.
 
-    `parts` are handed to `engine.predict`: roi, ignore.
+    Args:
+        engine: see the top of this file.
+        paths: the files.
+        pixel_format: of files of 16 bits a sample, see `adfast.images.read_image`.
+        parts: what `engine.predict` is told besides: roi, ignore.
     """
     for path in paths:
         try:
-            frame = read_image(path)
-            result = engine.predict(frame, **parts)
+            frame = read_image(path, pixel_format)
+            result = engine.predict(frame, pixel_format=pixel_format, **parts)
         except FrameError as error:
             text = str(error)
             yield Prediction(path, error=text if str(path) in text else f"{path}: {text}")
         else:
-            yield Prediction(path, frame, result)
+            yield Prediction(path, to_uint8(frame, pixel_format), result)
 
 
 def verdict(result: Any) -> str:
@@ -153,7 +159,7 @@ def run_prediction(
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Predict all files, write outputs when `folder` is given, and collect records and failures.
 
-    `parts` are handed to `engine.predict`: roi, ignore.
+    `parts` are handed to `predict_files`: pixel_format, roi, ignore.
     """
     names = output_names(paths)
     if folder is not None:

@@ -64,7 +64,11 @@ def candidates(graph: Graph) -> list[Node]:
 
 
 def observe(
-    engine: Any, frames: Sequence[Any], names: Iterable[str], track: Track = silent
+    engine: Any,
+    frames: Sequence[Any],
+    names: Iterable[str],
+    track: Track = silent,
+    pixel_format: str = "",
 ) -> dict[str, Seen]:
     """Make histograms of values of the graph.
 
@@ -73,16 +77,17 @@ def observe(
         frames: images, as for `Engine.predict`.
         names: of computed values.
         track: shows the progress.
+        pixel_format: as for `Engine.predict`.
     """
     ranges = {name: (math.inf, -math.inf) for name in names}
     for frame in track(frames, "ranges"):
         for name, (low, high, _) in engine._observe(
-            frame, dict.fromkeys(ranges, (0, 0)), 0
+            frame, dict.fromkeys(ranges, (0, 0)), 0, pixel_format
         ).items():
             ranges[name] = (min(low, ranges[name][0]), max(high, ranges[name][1]))
     counts = {name: np.zeros(BINS, np.int64) for name in ranges}
     for frame in track(frames, "histograms"):
-        for name, (_, _, more) in engine._observe(frame, ranges, BINS).items():
+        for name, (_, _, more) in engine._observe(frame, ranges, BINS, pixel_format).items():
             counts[name] += more
     return {name: Seen(*ranges[name], counts[name]) for name in ranges}
 

@@ -37,6 +37,7 @@ def recalibrate(
     log: Log | None = None,
     track: Track = silent,
     parts: Mapping[str, Any] = MappingProxyType({}),
+    pixel_format: str = "",
     **options: Any,
 ) -> dict[str, Any]:
     """Write a copy of a plan with another calibration.
@@ -51,6 +52,7 @@ def recalibrate(
         log: called with lines for people.
         track: wraps the images of a long step, to show progress: track(items, what).
         parts: what `Engine.predict` is told besides every image: roi, ignore. As the line does.
+        pixel_format: of images of 16 bits a sample, see `adfast.images.read_image`.
         options: of `adfast.load`: device, precision and so on. Calibrate as the line runs.
 
     Returns:
@@ -75,7 +77,7 @@ def recalibrate(
             f"[calibrate] {output} is the plan itself; write another file, so that the old one "
             "remains until the new one has proved itself"
         )
-    images = images_of(good, labelled, max_fpr, say)
+    images = images_of(good, labelled, max_fpr, say, pixel_format)
     if not images.images:
         raise DataError(f"{good}: no images; a threshold needs good ones")
     key = options.get("public_key")

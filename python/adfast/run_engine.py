@@ -16,6 +16,7 @@ import numpy as np
 from adfast import parity
 from adfast._version import __version__
 from adfast.errors import ArgumentError, FrameError
+from adfast.images import DEEP_FORMATS, to_255
 from adfast.progress import Track, silent
 from adfast.result import Box, Result
 
@@ -51,18 +52,38 @@ class RunEngine:
         self._answer = parity.from_run(model.eval())
         self._torch = torch
 
-    def predict(self, image: np.ndarray) -> Result:
-        """Inspect one frame, uint8 (H, W) or (H, W, 3) RGB; a FrameError names any other."""
+    def predict(self, image: np.ndarray, *, pixel_format: str = "") -> Result:
+        """Inspect one frame.
+
+        Args:
+            image: uint8 (H, W) or (H, W, 3) RGB; uint16 (H, W) of a deep format.
+            pixel_format: one of `adfast.images.DEEP_FORMATS`; empty: 8 bits.
+
+        Raises:
+            FrameError: another type or shape.
+            ArgumentError: another pixel format.
+        """
+        if pixel_format and pixel_format not in DEEP_FORMATS:
+            raise ArgumentError(
+                f"[predict] pixel_format is {pixel_format!r}, expected one of "
+                f"{', '.join(DEEP_FORMATS)}, or none for 8 bits"
+            )
         frame = np.asarray(image)
-        if frame.dtype != np.uint8 or not (
-            frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] == 3)
+        grey = frame.ndim == 2
+        if pixel_format and not (frame.dtype == np.uint16 and grey):
+            raise FrameError(
+                f"[predict] image is {frame.dtype} {frame.shape}, expected uint16 (H, W) for "
+                f"{pixel_format}"
+            )
+        if not pixel_format and not (
+            frame.dtype == np.uint8 and (grey or (frame.ndim == 3 and frame.shape[2] == 3))
         ):
             raise FrameError(
                 f"[predict] image is {frame.dtype} {frame.shape}, expected uint8 (H, W) or "
                 "(H, W, 3)"
             )
         start = time.perf_counter()
-        score, network_map = self._answer(frame)
+        score, network_map = self._answer(to_255(frame, pixel_format))
         computed = time.perf_counter()
         resize, crop = self._config.resize, self._config.crop
         part = inspected_part(frame.shape[:2], resize, crop)

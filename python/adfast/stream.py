@@ -116,7 +116,7 @@ class Stream:
         if id is None:
             id, self._number = self._number, self._number + 1
         return self._core.submit(
-            _as_array(image),
+            _as_array(image, pixel_format),
             id,
             time.time_ns() if timestamp is None else timestamp,
             pixel_format,

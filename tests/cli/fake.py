@@ -3,6 +3,7 @@
 import numpy as np
 
 from adfast.errors import FrameError
+from adfast.images import to_uint8
 from adfast.result import Box, Result
 
 
@@ -35,9 +36,10 @@ class FakeEngine:
             "resize": (8, 9),
         }
 
-    def predict(self, frame):
-        """Score one uint8 frame."""
+    def predict(self, frame, *, pixel_format=""):
+        """Score one uint8 frame, or one of a deep format by what is seen of it in 8 bits."""
         self.calls += 1
+        frame = to_uint8(frame, pixel_format)
         if frame.dtype != np.uint8:
             raise FrameError("expected uint8")
         grey = frame if frame.ndim == 2 else frame.mean(axis=2)

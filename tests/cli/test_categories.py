@@ -39,7 +39,9 @@ def mvtec(tmp_path, monkeypatch):
                 write_png(root / "ground_truth/hole" / f"{number}.png", mask)
         if name == "grid":
             (tmp_path / "models" / name).mkdir(parents=True)
-            (tmp_path / "models" / name / "config.json").write_text("{}")
+            (tmp_path / "models" / name / "config.json").write_text(
+                '{"model": "gtrans", "config": {}}'
+            )
         elif name != "screw":
             (tmp_path / "models").mkdir(exist_ok=True)
             (tmp_path / "models" / f"{name}.plan").write_bytes(b"")

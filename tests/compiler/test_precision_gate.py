@@ -19,7 +19,7 @@ class Engine:
     def __init__(self, error: float = 0.0):
         self.error = error
 
-    def predict(self, frame):
+    def predict(self, frame, *, pixel_format=""):
         score_map = frame.astype(np.float32)
         score_map[0, 0] *= 1 - self.error
         return SimpleNamespace(score=float(frame.max()), network_map=score_map)

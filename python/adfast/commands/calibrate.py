@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from adfast.commands.formats import add_pixel_format_argument
 from adfast.commands.parts import add_part_arguments, parts_of
 from adfast.commands.selftest import add_engine_arguments, engine_options
 from adfast.progress import bar, say, silent
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "good ones among them. The plan records it; figures on these images are no test afterwards",
     )
     add_part_arguments(parser)
+    add_pixel_format_argument(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
     add_engine_arguments(parser)
 
@@ -69,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         log=say(args.quiet),
         track=silent if args.quiet else bar,
         parts=parts_of(args),
+        pixel_format=args.pixel_format,
         **engine_options(args),
     )
     return 0

@@ -17,8 +17,9 @@ from adfast.benchmark import machine
 from adfast.bootstrap import Bootstrap
 from adfast.calibrate import describe
 from adfast.categories import averages, find_categories, find_models, having
+from adfast.commands.formats import add_pixel_format_argument
 from adfast.commands.selftest import add_engine_arguments, engine_options
-from adfast.errors import ArgumentError, DataError
+from adfast.errors import ArgumentError, DataError, ModelError
 from adfast.images import refuse
 from adfast.overlay import number
 from adfast.predict import make_folder, write_json
@@ -50,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="only these images: paths relative to DATA, one a line",
+    )
+    add_pixel_format_argument(
+        parser, "Default: that of a run's training images; for a plan, images of 8 bits"
     )
     parser.add_argument(
         "--out",
@@ -91,8 +95,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         if not (args.data / "ground_truth").is_dir():
             print(f"{args.data} has no ground_truth/: image metrics only", file=sys.stderr)
+        pixel_format = format_of(args.model, args.pixel_format)
         engine = load_engine(args)
-        document = evaluate_plan(engine, args.data, args.list, how)
+        document = evaluate_plan(engine, args.data, args.list, how, pixel_format=pixel_format)
         text, page = lines(document), "report.html"
         if args.out is not None:
             write_report(args.out / page, engine, document)
@@ -125,11 +130,12 @@ def run_categories(
     for name in missing:
         print(f"{name}: no model in {args.model}, left out", file=sys.stderr)
     # Every set is looked through before hours go into the first.
-    problems = []
-    for name in models:
+    problems, formats = [], {}
+    for name, model in models.items():
         try:
-            samples = evaluate.find_samples(args.data / name)
-        except DataError as error:
+            formats[name] = format_of(model, args.pixel_format)
+            samples = evaluate.find_samples(args.data / name, pixel_format=formats[name])
+        except (DataError, ModelError) as error:
             problems.append(str(error))
         else:
             if all(mask is None for _, _, mask in samples):
@@ -140,7 +146,7 @@ def run_categories(
         engine = load_engine(argparse.Namespace(**{**vars(args), "model": model}))
         title = f"{name}, {done} of {len(models)}:"
         own = functools.partial(_titled, title)
-        results[name] = evaluate_plan(engine, args.data / name, None, how, own)
+        results[name] = evaluate_plan(engine, args.data / name, None, how, own, formats[name])
         if args.out is not None:
             write_report(args.out / f"{name}.html", engine, results[name])
     means = averages(results)
@@ -167,6 +173,15 @@ def _titled(title: str, items: Any, what: str) -> Any:
     return bar(items, f"{title} {what}")
 
 
+def format_of(model: Path, asked: str) -> str:
+    """Return the pixel format of the images: what was asked for, or what a run was trained on."""
+    if not model.is_dir():
+        return asked
+    from adfast.models import read_run_info, run_pixel_format
+
+    return run_pixel_format(model, read_run_info(model), asked)
+
+
 def load_engine(args: argparse.Namespace) -> Any:
     """Load the plan, or the run, named on the command line."""
     if args.model.is_dir():
@@ -188,10 +203,13 @@ def evaluate_plan(
     only: Path | None = None,
     how: Bootstrap | None = None,
     track: Track = bar,
+    pixel_format: str = "",
 ) -> dict[str, Any]:
     """Evaluate with a bar on a terminal, and add what was run to the result."""
     engine.warmup(3)
-    result = evaluate.evaluate(engine, root, only=only, how=how, track=track)
+    result = evaluate.evaluate(
+        engine, root, only=only, how=how, track=track, pixel_format=pixel_format
+    )
     info = engine.info
     kept = ("runtime", "model", "name", "precision", "isa", "threads")
     return {

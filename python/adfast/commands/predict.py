@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from adfast import predict
+from adfast.commands.formats import add_pixel_format_argument
 from adfast.commands.parts import add_part_arguments, parts_of
 from adfast.commands.selftest import add_engine_arguments, load_engine
 from adfast.images import list_images
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="raw map as 16-bit PNG (scale in the JSON file), float32 NPY, or both (default png)",
     )
     add_part_arguments(parser)
+    add_pixel_format_argument(parser)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document instead of lines"
     )
@@ -62,7 +64,13 @@ def run(args: argparse.Namespace) -> int:
             )
 
     records, failures = predict.run_prediction(
-        engine, paths, folder=args.out, kind=args.map, show=show, **parts_of(args)
+        engine,
+        paths,
+        folder=args.out,
+        kind=args.map,
+        show=show,
+        pixel_format=args.pixel_format,
+        **parts_of(args),
     )
     if args.json:
         document = {"plan": str(args.plan), "results": records, "unreadable": failures}

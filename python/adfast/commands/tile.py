@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from adfast.commands.build import tile_size
+from adfast.commands.formats import add_pixel_format_argument
 
 EPILOG = """\
 DATA is in the layout of MVTec AD: train/good and, perhaps, test/good, test/<defect> and
@@ -36,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pixels that neighbours share at least. default: an eighth of the shorter side",
     )
     add("--out", type=Path, required=True, metavar="DIR", help="folder to make, in the same layout")
+    add_pixel_format_argument(
+        parser,
+        "The tiles are PNG files of 16 bits then, values as they are: name the format again where "
+        "you train on them. Default: images of 8 bits",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from adfast.progress import bar
 
     overlap = tile_fields(args.tile, args.tile_overlap)["tile.overlap"]
-    counts = write_tiles(args.data, args.out, args.tile, overlap, bar)
+    counts = write_tiles(args.data, args.out, args.tile, overlap, bar, args.pixel_format)
     listed = ", ".join(f"{count} in {folder}" for folder, count in sorted(counts.items()))
     print(f"{args.out}: {sum(counts.values())} tiles: {listed}")
     return 0

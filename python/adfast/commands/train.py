@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from adfast.commands.formats import add_pixel_format_argument
 from adfast.models.recipes import RECIPES, Recipe
 
 EXAMPLE = """\
@@ -73,6 +74,12 @@ def _add_model(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
     add = parser.add_argument
     add("--data", metavar="DIR", help="folder with train/good")
     add("--list", metavar="FILE", help="train on these images of DATA only: one path per line")
+    add_pixel_format_argument(
+        parser,
+        "Kept in RUN/config.json, so that adfast build and eval of RUN need not be told. Default: "
+        "images of 8 bits",
+    )
+    parser.set_defaults(pixel_format=None)  # not typed: a resumed run keeps its own
     if recipe.labelled:
         add(
             "--labelled",
@@ -247,7 +254,7 @@ def run(args: argparse.Namespace) -> int:
 
 # Fields of TrainSettings that are options of the same name.
 FIELDS = ("model", "epochs", "patience", "batch", "lr", "seed", "precision", "cache", "device")
-FIELDS += ("workers", "tensorboard")
+FIELDS += ("workers", "tensorboard", "pixel_format")
 
 
 def _settings(args: argparse.Namespace, recipe: Recipe) -> dict:

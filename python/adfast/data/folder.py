@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adfast.errors import DataError, FrameError
-from adfast.images import EXTENSIONS, read_image
+from adfast.images import EXTENSIONS, read_image, to_255
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,14 +102,21 @@ def split_good(
     return sorted(order[:count]), sorted(order[count:])
 
 
-def load_image(path: str | Path) -> np.ndarray:
-    """Read an image file, as prediction does, as uint8 [H, W, 3], RGB; grey is repeated.
+def load_image(path: str | Path, pixel_format: str = "") -> np.ndarray:
+    """Read an image file, as prediction does, as [H, W, 3], RGB; grey is repeated.
+
+    Args:
+        path: the file.
+        pixel_format: of files of 16 bits a sample, see `adfast.images.read_image`.
+
+    Returns:
+        uint8, or float32 of a deep format: its values, 0 to 255 for those that it has.
 
     Raises:
-        DataError: names the file that is missing, damaged, or has more than 8 bits per channel.
+        DataError: names the file that is missing, damaged, or of another depth than the format's.
     """
     try:
-        pixels = read_image(path)
+        pixels = to_255(read_image(path, pixel_format), pixel_format)
     except FrameError as error:
         raise DataError(str(error)) from error
     if pixels.ndim == 2:
@@ -121,7 +128,7 @@ def to_network(frame: np.ndarray, resize: tuple[int, int], crop: tuple[int, int]
     """Stretch a frame to `resize` with antialiasing and cut the centre: what training sees.
 
     Args:
-        frame: uint8 [H, W, 3], RGB.
+        frame: [H, W, 3], RGB, uint8 or float32 of 0 to 255; see `load_image`.
         resize: height and width after stretching; the aspect ratio is not kept.
         crop: height and width of the centre crop; top is (resize - crop) // 2, left alike.
 

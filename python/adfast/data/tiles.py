@@ -49,6 +49,7 @@ def write_tiles(
     tile: tuple[int, int],
     overlap: int,
     track: Track = silent,
+    pixel_format: str = "",
 ) -> dict[str, int]:
     """Cut a data set in the layout of MVTec AD into tiles, in a new folder of that layout.
 
@@ -60,6 +61,8 @@ def write_tiles(
         tile: height and width in pixels.
         overlap: see `tile_places`.
         track: wraps the images, to show progress: track(items, what).
+        pixel_format: of images of 16 bits a sample, see `adfast.images.read_image`; their tiles are
+            PNG files of 16 bits with the values as they are. Masks have 8.
 
     Returns:
         How many tiles each folder got, as {"train/good": 120, "test/scratch": 14, ...}.
@@ -84,7 +87,7 @@ def write_tiles(
             work.append((path, f"test/{label}", mask))
     counts: dict[str, int] = {}
     for path, place, mask_path in track(work, "images"):
-        image = read_image(path)
+        image = read_image(path, pixel_format)
         mask = None if mask_path is None else _mask(mask_path, image)
         for top, left, pixels in cut(image, tile, overlap):
             inside = None if mask is None else mask[top : top + tile[0], left : left + tile[1]]

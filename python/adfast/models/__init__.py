@@ -106,3 +106,24 @@ def read_run_info(run_dir: str | Path) -> dict:
             f"({type(error).__name__}: {error}); make one with adfast train --out"
         ) from error
     return info
+
+
+def run_pixel_format(run_dir: str | Path, info: dict, asked: str = "") -> str:
+    """Return the pixel format of the images that a run was trained on; "" for those of 8 bits.
+
+    Args:
+        run_dir: the run folder, for the error.
+        info: its config.json.
+        asked: the format that the user names; "" for none.
+
+    Raises:
+        ModelError: the two differ.
+    """
+    recorded = (info.get("training") or {}).get("pixel_format", "")
+    if asked and asked != recorded:
+        raise ModelError(
+            f"the pixel format is {asked!r}, but {run_dir} was trained on images of "
+            f"{recorded or '8 bits'}: what it learned is not what it would see; leave "
+            "--pixel-format out, the run knows its own, or train on images of this format"
+        )
+    return recorded

@@ -18,6 +18,7 @@ from torch import Tensor
 from adfast.data.folder import load_image, to_network
 from adfast.errors import AdfastError, DataError
 from adfast.files import atomic_path
+from adfast.models import run_pixel_format
 from adfast.models.detector import Detector
 from adfast.progress import Track
 
@@ -43,7 +44,8 @@ def settle(
     path = run_dir / NAME
     mean = _read(path, stamp, model.mean_map.shape)
     if mean is None:
-        mean = compute(model, training_images(model, run_dir, info), track)
+        paths = training_images(model, run_dir, info)
+        mean = compute(model, paths, track, run_pixel_format(run_dir, info))
         try:
             with atomic_path(path) as temporary:
                 tensors = {"mean_map": mean.contiguous()}
@@ -76,11 +78,12 @@ def training_images(model: Detector, run_dir: Path, info: dict) -> list[Path]:
 
 
 @torch.no_grad()
-def compute(model: Detector, paths: Sequence[Path], track: Track) -> Tensor:
+def compute(model: Detector, paths: Sequence[Path], track: Track, pixel_format: str = "") -> Tensor:
     """Return the mean of `uncalibrated_map` over images: [1, 1, h, w], summed in float64."""
     total = torch.zeros_like(model.mean_map, dtype=torch.float64)
     for path in track(paths, "mean map"):
-        image = to_network(load_image(path), model.config.resize, model.config.crop)
+        frame = load_image(path, pixel_format)
+        image = to_network(frame, model.config.resize, model.config.crop)
         total += model.uncalibrated_map(image[None])
     return (total / len(paths)).float()
 

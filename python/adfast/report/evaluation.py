@@ -9,7 +9,7 @@ import numpy as np
 
 from adfast import overlay
 from adfast.evaluate import read_mask
-from adfast.images import read_image
+from adfast.images import read_image, to_uint8
 from adfast.report import charts
 from adfast.report.page import (
     Html,
@@ -63,6 +63,7 @@ def provenance_parts(result: dict[str, Any]) -> list[Html]:
                 "computed by": ", ".join(f"{k} {v}" for k, v in engine.items() if k != "adfast"),
                 "data set": made["data"],
                 "list of images": made["list"],
+                "pixel format": result["pixel_format"] or "8 bits",
                 "adfast": made["adfast"],
                 "machine": ", ".join(f"{k} {v}" for k, v in machine.items()),
                 "made": made["created"],
@@ -204,7 +205,10 @@ def _gallery(engine: Any, root: Path, result: dict[str, Any], gallery: int) -> l
             )
         outside = set(result["pixels"]["empty_masks"])
         parts.append(
-            cards(_example(engine, root, row, row["image"] in outside) for row in chosen[:gallery])
+            cards(
+                _example(engine, root, row, row["image"] in outside, result["pixel_format"])
+                for row in chosen[:gallery]
+            )
         )
     return parts
 
@@ -239,14 +243,17 @@ def _method(result: dict[str, Any]) -> list[Html]:
     return [*parts, paragraph(f"Time: {took}.", dim=True)]
 
 
-def _example(engine: Any, root: Path, row: dict[str, Any], outside: bool) -> Html:
-    path = root / row["image"]
-    frame = read_image(path)
+def _example(
+    engine: Any, root: Path, row: dict[str, Any], outside: bool, pixel_format: str
+) -> Html:
+    frame = read_image(root / row["image"], pixel_format)
     truth = None
     if row["mask"]:
         truth = read_mask(root / row["mask"], frame.shape[:2])
     name = row["image"] + (" (no defect in the inspected part)" if outside else "")
-    return result_figure(frame, engine.predict(frame), name, row["defective"], truth)
+    predicted = engine.predict(frame, pixel_format=pixel_format)
+    seen = to_uint8(frame, pixel_format)
+    return result_figure(seen, predicted, name, row["defective"], truth)
 
 
 def result_figure(

@@ -43,15 +43,22 @@ def available_memory() -> int:
 class _Images(Dataset):
     """Decodes images by index; what goes wrong is returned, to be said by the one who asked."""
 
-    def __init__(self, paths: list[Path], resize: tuple[int, int], crop: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        paths: list[Path],
+        resize: tuple[int, int],
+        crop: tuple[int, int],
+        pixel_format: str,
+    ) -> None:
         self.paths, self.resize, self.crop = paths, resize, crop
+        self.pixel_format = pixel_format
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor | DataError:
         try:
-            frame = load_image(self.paths[index])
+            frame = load_image(self.paths[index], self.pixel_format)
         except DataError as error:
             return error
         height, width = frame.shape[:2]
@@ -95,6 +102,7 @@ class Feed:
         keep: keep the decoded images in memory.
         workers: processes that decode what is not kept; 0: this one does.
         report: is told of the progress.
+        pixel_format: of images of 16 bits a sample, see `load_image`.
 
     Raises:
         DataError: names the images that cannot be used.
@@ -109,8 +117,9 @@ class Feed:
         keep: bool,
         workers: int = WORKERS,
         report: Reporter,
+        pixel_format: str = "",
     ) -> None:
-        self._source = _Images(list(paths), resize, crop)
+        self._source = _Images(list(paths), resize, crop, pixel_format)
         self._workers, self._report = workers, report
         self.images: Tensor | None = None
         if keep:

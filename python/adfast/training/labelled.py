@@ -33,6 +33,7 @@ class Labelled:
         fraction: share that is trained on; the rest validates. A single image does both.
         seed: of that split.
         report: is told of the progress.
+        pixel_format: of images of 16 bits a sample, see `load_image`; masks have 8.
 
     Attributes:
         train: indices of the images that are trained on.
@@ -55,6 +56,7 @@ class Labelled:
         fraction: float,
         seed: int,
         report: Reporter,
+        pixel_format: str = "",
     ) -> None:
         root = Path(root)
         found = anomalies(root)
@@ -62,7 +64,7 @@ class Labelled:
         report.phase("reading labelled images", len(found))
         for path, mask_path in found:
             try:
-                frame = load_image(path)
+                frame = load_image(path, pixel_format)
                 image = to_network(frame, resize, crop)
                 label = torch.ones(1, *grid)
                 if masks:

@@ -10,7 +10,7 @@ from adfast.training import checkpoint
 from adfast.training.settings import TrainSettings
 
 # What decides where a training arrives. The rest says how long and with what means it goes on.
-FIXED = ("list_file", "batch", "optimizer", "lr", "schedule", "lr_decay", "lr_drop")
+FIXED = ("list_file", "pixel_format", "batch", "optimizer", "lr", "schedule", "lr_decay", "lr_drop")
 FIXED += ("weight_decay", "fraction", "seed")
 
 

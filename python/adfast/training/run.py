@@ -125,7 +125,13 @@ class Run:
         if workers is None:
             workers = max(1, WORKERS // self.ranks.local)
         self.feed = Feed(
-            paths, config.resize, config.crop, keep=keep, workers=workers, report=report
+            paths,
+            config.resize,
+            config.crop,
+            keep=keep,
+            workers=workers,
+            report=report,
+            pixel_format=settings.pixel_format,
         )
         self.train_indices = torch.arange(len(train_paths))
         self.validation_indices = torch.arange(len(train_paths), len(paths))
@@ -410,6 +416,7 @@ class Run:
             fraction=settings.fraction,
             seed=settings.seed,
             report=self.report,
+            pixel_format=settings.pixel_format,
         )
 
     def _where(self) -> str:

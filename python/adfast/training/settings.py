@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from adfast.errors import AdfastError
+from adfast.images import DEEP_FORMATS
 from adfast.models.recipes import OPTIMIZERS, SCHEDULES, recipe
 
 
@@ -20,6 +21,8 @@ class TrainSettings:
         list_file: text file that lists the good training images; None takes all of train/good.
         labelled: folder with images of known anomalies, test/<defect> and ground_truth/<defect>,
             for models that learn from them; not those that will be tested on.
+        pixel_format: of images of 16 bits a sample, one of `adfast.images.DEEP_FORMATS`; empty:
+            images of 8 bits.
         weights: of the frozen backbone: a file, "hub" or "none".
         epochs: passes over the training images.
         patience: stop when the validation loss has not improved for so many epochs; 0: never.
@@ -47,6 +50,7 @@ class TrainSettings:
     data: str = ""
     list_file: str | None = None
     labelled: str | None = None
+    pixel_format: str = ""
     weights: str | None = None
     epochs: int | None = None
     patience: int | None = None
@@ -74,6 +78,10 @@ class TrainSettings:
             if value is None and name not in ("list_file", "labelled", "workers"):
                 object.__setattr__(self, name, getattr(paper, name))
         rules = {
+            "pixel_format": (
+                self.pixel_format in ("", *DEEP_FORMATS),
+                f"{', '.join(DEEP_FORMATS)}, or nothing for images of 8 bits",
+            ),
             "epochs": (self.epochs >= 1, "at least 1"),
             "patience": (self.patience >= 0, "0 (never stop early) or more"),
             "batch": (self.batch >= 1, "at least 1"),
