@@ -36,8 +36,13 @@ $(STAMP): $(VENV)/bin/python $(SOURCES)
 demo: $(STAMP)
 	$(BIN)/adfast demo --out demo
 
+# TensorRT's Python side alone, a megabyte each, for the test that the build script fits it. Where
+# there is none for this Python the test says so.
+$(VENV)/tensorrt%: $(VENV)/bin/python
+	$(PIP) install --quiet --no-deps --target $@ 'tensorrt-cu13-bindings==$*.*' || mkdir -p $@
+
 # Without cards: what they compute is `make gpu-check`'s.
-test: $(STAMP) test-cpp
+test: $(STAMP) test-cpp $(VENV)/tensorrt10 $(VENV)/tensorrt11
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q
 	@echo "All tests passed. Next: make demo, or README.md for your own images."
 
@@ -56,7 +61,8 @@ sanitize: $(STAMP)
 # Hostile plans and frames; what a fuzzer finds it leaves in build/fuzz/found. The seeds and all
 # earlier findings are tests of their own (tests/fuzz), which need no clang.
 FUZZ_SECONDS ?= 600
-FUZZ_CXX ?= $(firstword $(foreach n,clang++ clang++-21 clang++-20 clang++-19 clang++-18 clang++-17 clang++-16,$(shell command -v $(n))))
+# The newest by its number first: the plain name may be an older one.
+FUZZ_CXX ?= $(firstword $(foreach n,clang++-21 clang++-20 clang++-19 clang++-18 clang++-17 clang++-16 clang++,$(shell command -v $(n))))
 FUZZ := build/fuzz
 fuzz: $(STAMP)
 	@test -n "$(FUZZ_CXX)" || { echo "make fuzz needs clang 16 or newer and its libFuzzer (Debian: clang-16 libclang-rt-16-dev libomp-16-dev)"; exit 1; }

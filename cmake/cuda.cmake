@@ -11,7 +11,8 @@ set(ADFAST_CUDA_ARCHITECTURES "80-real;90-real;100-real;120" CACHE STRING
     "what the CUDA kernels are compiled for")
 
 set(ADFAST_CUDA_SOURCES attention backend convolution device elementwise execution linear plugin
-    score session shape slot vendor)
+    score session shape slot tensorrt
+    vendor)
 list(TRANSFORM ADFAST_CUDA_SOURCES
      REPLACE "(.+)" "${PROJECT_SOURCE_DIR}/csrc/backends/cuda/\\1.cpp")
 

@@ -124,6 +124,63 @@ def tiny_int8_plan(tmp_path_factory) -> Path:
     return path
 
 
+#: The five models, as small as they go with all their kinds of steps.
+SMALL_MODELS = {
+    "gtrans": {"backbone": "resnet18", "crop": [32, 32], "resize": [36, 36], "groups": 2, "dim": 16}
+    | {"alpha_scale": [1.0, 1.0, 1.0]},
+    "adtr": {"backbone": "tf_efficientnet_b0", "crop": [48, 48], "resize": [48, 52]}
+    | {"levels": [1, 2], "dim": 16, "blocks": 1, "heads": 2, "hidden": 24},
+    "adtr_plus": {"backbone": "resnet18", "crop": [32, 32], "resize": [32, 32], "levels": [1, 2]}
+    | {"dim": 16, "blocks": 1, "heads": 2, "hidden": 24},
+    "intra": {"patch": 8, "window": 3, "width": 16, "blocks": 3, "heads": 4, "crop": [32, 48]}
+    | {"resize": [40, 50], "filters": [100, 70]},
+    "saae": {"backbone": "vit_tiny_patch16_224", "layers": [0, 1, 2], "crop": [32, 48]}
+    | {"resize": [40, 50], "width": 12},
+    "haloae": {"backbone": "vgg11", "layers": [1, 2, 3], "crop": [64, 112], "resize": [64, 120]}
+    | {"head_width": 12, "widths": [12, 10], "filters": [3, 5], "heads": [1, 2]}
+    | {"decoder_widths": [10], "decoder_filters": [3, 1], "decoder_heads": [2, 1]}
+    | {"head_dim": 4, "image_widths": [8, 8, 4, 4]},
+}
+
+
+@pytest.fixture(scope="session")
+def plan_of_model(tmp_path_factory):
+    """Make a function from a model's name to a plan of it, without calibration or golden frames.
+
+    Weights are random, statistics those of a trained one. Without a config it is a small one.
+    """
+    import torch
+
+    from adfast import models
+    from adfast.compiler import compile_onnx
+    from adfast.export import export_onnx
+
+    made: dict[str, Path] = {}
+
+    def make(name: str, config: dict | None = None) -> Path:
+        if config is None and name in made:
+            return made[name]
+        chosen = SMALL_MODELS[name] if config is None else config
+        torch.manual_seed(0)
+        model = models.create(name, chosen).eval()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.3, 0.7)
+                torch.nn.init.normal_(module.bias, 0, 0.2)
+                torch.nn.init.normal_(module.running_mean, 0, 0.2)
+                torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+        folder = tmp_path_factory.mktemp(name)
+        info = {"model": name, "config": chosen}
+        compiled = compile_onnx(export_onnx((model, info), folder / "model.onnx"))
+        path = folder / "model.plan"
+        write_plan(path, compiled.graph, compiled.fields, {}, Golden(), {}, {})
+        if config is None:
+            made[name] = path
+        return path
+
+    return make
+
+
 ISAS = ("scalar", "avx2", "avx512", "avx512_bf16")
 
 

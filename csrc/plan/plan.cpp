@@ -24,8 +24,11 @@ constexpr char magic[8] = {'A', 'D', 'F', 'P', 'L', 'A', 'N', '\x1a'};
 constexpr size_t header_size = 64;
 constexpr size_t hashed_header_size = 32;
 constexpr size_t section_entry_size = 64;
-constexpr std::array<std::string_view, 7> section_names = {
-    "fields", "graph", "calibration", "golden", "parity", "provenance", "weights"};
+constexpr std::array<std::string_view, 8> section_names = {
+    "fields", "graph", "calibration", "golden", "parity", "provenance", "weights", "tensorrt"};
+// The last may be absent, and is in plans of format 3 on.
+constexpr size_t least_sections = section_names.size() - 1;
+constexpr uint32_t tensorrt_version = 3;
 constexpr uint32_t max_rank = 8;
 // What kernels index with 32 bits stays within them.
 constexpr int64_t max_elements = (int64_t{1} << 31) - 1;
@@ -280,10 +283,10 @@ std::vector<GoldenFrame> read_golden(ByteReader in, Table* info) {
 
 // `bytes`: the file without its signature.
 std::vector<Section> read_sections(const std::string& path, std::span<const std::byte> bytes,
-                                   uint32_t count) {
-  if (count != section_names.size()) {
-    damaged(path,
-            std::to_string(count) + " sections, expected " + std::to_string(section_names.size()));
+                                   uint32_t version, uint32_t count) {
+  const size_t most = version < tensorrt_version ? least_sections : section_names.size();
+  if (count < least_sections || count > most) {
+    damaged(path, std::to_string(count) + " sections, expected " + std::to_string(most));
   }
   ByteReader in(bytes.subspan(header_size, count * section_entry_size), "section table");
   std::vector<Section> sections(count);
@@ -318,6 +321,20 @@ std::vector<Section> read_sections(const std::string& path, std::span<const std:
   }
   if (end != bytes.size()) damaged(path, "bytes after the last section");
   return sections;
+}
+
+TensorRtSection read_tensorrt(ByteReader in) {
+  TensorRtSection section;
+  section.info = read_table(in, "tensorrt");
+  require_finite(section.info, in);
+  section.version = section.info.text("version");
+  section.capability = section.info.text("capability");
+  section.precision = section.info.text("precision");
+  const auto size = in.number<uint64_t>();
+  section.bytes = in.take(size);
+  if (section.bytes.empty()) in.fail("an engine of no bytes");
+  in.expect_end();
+  return section;
 }
 
 // `signed_size`: header and section table.
@@ -543,7 +560,7 @@ void Plan::read(const std::string& path, const SealCheck& check) {
   if (std::memcmp(digest.data(), in.take(digest.size()).data(), digest.size()) != 0) {
     damaged(path, "header or section table do not match their SHA-256");
   }
-  sections = read_sections(path, bytes_.first(file_size - behind), section_count);
+  sections = read_sections(path, bytes_.first(file_size - behind), version, section_count);
   read_seal(path, bytes_, header_size + table_size, behind != 0, &seal);
   if (check) check(seal);
   for (const Section& section : sections) {
@@ -570,6 +587,9 @@ void Plan::read(const std::string& path, const SealCheck& check) {
   }
   graph = read_graph(section("graph"), section("weights"));
   golden = read_golden(ByteReader(section("golden"), "golden"), &golden_info);
+  if (sections.size() > least_sections) {
+    tensorrt = read_tensorrt(ByteReader(section("tensorrt"), "tensorrt"));
+  }
 }
 
 }  // namespace adfast

@@ -18,8 +18,9 @@
 
 namespace adfast {
 
-// The newest format that is read. Format 2 is format 1 with a signature behind the last section.
-inline constexpr uint32_t plan_version = 2;
+// The newest format that is read. Format 2 is format 1 with a signature behind the last section,
+// format 3 has a section "tensorrt" too.
+inline constexpr uint32_t plan_version = 3;
 
 using Field = std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>>;
 
@@ -111,6 +112,15 @@ struct Seal {
 // Looks at the seal before any section is parsed, and throws where it is not to be trusted.
 using SealCheck = std::function<void(const Seal&)>;
 
+// An engine that TensorRT made of the plan's network, for one kind of card and its own version.
+struct TensorRtSection {
+  std::string version;     // as "10.3.0"
+  std::string capability;  // as "9.0"
+  std::string precision;
+  Table info;  // all of it
+  std::span<const std::byte> bytes;
+};
+
 // A checked plan. Its bytes are read into memory of its own once: what was checked is what is used,
 // whatever happens to the file meanwhile. Every span above stays valid while the object lives.
 class Plan {
@@ -126,6 +136,7 @@ class Plan {
   Table fields, calibration, golden_info;
   Graph graph;
   std::vector<GoldenFrame> golden;
+  std::optional<TensorRtSection> tensorrt;
   Seal seal;
 
   std::span<const std::byte> section(std::string_view name) const;

@@ -224,6 +224,11 @@ py::dict plan_contents(const Plan& plan) {
     golden.append(entry);
   }
   result["golden"] = golden;
+  if (plan.tensorrt) {
+    py::dict engine = table_value(plan.tensorrt->info);
+    engine["bytes"] = plan.tensorrt->bytes.size();
+    result["tensorrt"] = engine;
+  }
   result["parity"] = py::str(text_of(plan.section("parity")));
   result["provenance"] = py::str(text_of(plan.section("provenance")));
   result["graph"] = py::str(print(plan.graph));
@@ -361,6 +366,14 @@ PYBIND11_MODULE(_core, m) {
            }),
            py::arg("path"), py::arg("check") = py::none())
       .def("contents", &plan_contents)
+      .def_property_readonly("section_names",
+                             [](const Plan& plan) {
+                               std::vector<std::string> names;
+                               for (const Section& section : plan.sections) {
+                                 names.push_back(section.name);
+                               }
+                               return names;
+                             })
       .def(
           "section",
           [](const Plan& plan, const std::string& name) {

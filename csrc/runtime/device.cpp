@@ -64,23 +64,28 @@ Plugin open_plugin(const std::string& name, const std::vector<std::string>& fold
   throw Error(static_cast<ErrorKind>(error.kind), error.message);
 }
 
-// "cuda:1" is device 1 of the plugin "cuda".
+// "cuda:1" is device 1 of the plugin "cuda", and so is "tensorrt:1", with the plan's engine.
 struct Choice {
   std::string plugin;
+  int32_t runner = ADFAST_RUNNER_ANY;
   int32_t device = 0;
 };
 
 Choice parse(const std::string& device) {
   if (device == "auto") return {"cuda"};
   const size_t colon = device.find(':');
-  if (colon == std::string::npos) return {device};
+  const std::string name = device.substr(0, colon);
+  Choice choice{name, ADFAST_RUNNER_KERNELS};
+  if (name == "tensorrt") choice = {"cuda", ADFAST_RUNNER_TENSORRT};
+  if (colon == std::string::npos) return choice;
   const std::string number = device.substr(colon + 1);
   if (number.empty() || number.size() > 3 ||
       number.find_first_not_of("0123456789") != std::string::npos) {
     throw Error(ErrorKind::argument,
                 "device is '" + device + "', expected a number after the colon, as in 'cuda:0'");
   }
-  return {device.substr(0, colon), static_cast<int32_t>(std::stoi(number))};
+  choice.device = static_cast<int32_t>(std::stoi(number));
+  return choice;
 }
 
 Plugin open_device(const Choice& choice, const std::vector<std::string>& folders) {
@@ -104,7 +109,15 @@ std::string joined(const std::vector<std::string>& folders) {
 
 adfast_device_plan view_of(const Plan& plan) {
   const auto graph = plan.section("graph"), weights = plan.section("weights");
-  return {graph.data(), graph.size(), weights.data(), weights.size()};
+  adfast_device_plan view{graph.data(), graph.size(), weights.data(), weights.size()};
+  if (const auto& engine = plan.tensorrt) {
+    view.engine = engine->bytes.data();
+    view.engine_bytes = engine->bytes.size();
+    view.engine_version = engine->version.c_str();
+    view.engine_capability = engine->capability.c_str();
+    view.engine_precision = engine->precision.c_str();
+  }
+  return view;
 }
 
 adfast_device_frame view_of(const FrameView& frame) {
@@ -120,11 +133,11 @@ class DeviceSession final : public Session {
     const Plugin plugin = open_device(choice, options.folders);
     table_ = plugin.table;
     // A plan's own precision is a wish: int8 steps run in bf16 here.
-    std::string precision = options.precision;
-    if (precision.empty()) precision = plan.fields.text("precision");
-    if (options.precision.empty() && precision == "int8") precision = "bf16";
+    std::string precision = plan.fields.text("precision");
+    if (precision == "int8") precision = "bf16";
     const std::string folders = joined(options.folders);
-    const adfast_device_options chosen{precision.c_str(), folders.c_str(), choice.device};
+    const adfast_device_options chosen{options.precision.c_str(), precision.c_str(),
+                                       folders.c_str(), choice.device, choice.runner};
     const adfast_device_plan view = view_of(plan);
     adfast_device_error error{};
     if (table_->create(&view, &chosen, &session_, &error) != 0) rethrow(error);
@@ -139,7 +152,8 @@ class DeviceSession final : public Session {
     adfast_device_info found{};
     table_->describe(session_, &found);
     SessionInfo info;
-    info.device = table_->name;
+    info.device = found.device;
+    info.note = found.note;
     info.processor = found.processor;
     info.precision = found.precision;
     info.isa = table_->name;
@@ -208,7 +222,8 @@ std::map<std::string, RawOutput> run_raw_on_device(const std::string& path, cons
   const Choice choice = parse(options.device);
   const Plugin plugin = open_device(choice, options.folders);
   const std::string folders = joined(options.folders);
-  const adfast_device_options chosen{options.precision.c_str(), folders.c_str(), choice.device};
+  const adfast_device_options chosen{options.precision.c_str(), "f32", folders.c_str(),
+                                     choice.device, ADFAST_RUNNER_KERNELS};
   const adfast_device_plan view = view_of(plan);
   std::vector<adfast_device_tensor> tensors;
   for (const auto& [name, input] : inputs) {

@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ADFAST_DEVICE_ABI 2
+#define ADFAST_DEVICE_ABI 3
 #define ADFAST_DEVICE_SYMBOL "adfast_device"
 
 #ifdef __cplusplus
@@ -30,17 +30,29 @@ typedef struct adfast_device_plan {
   size_t graph_bytes;
   const void* weights;
   size_t weights_bytes;
+  /* An engine of TensorRT, and what it was made for; null: the plan has none. */
+  const void* engine;
+  size_t engine_bytes;
+  const char *engine_version, *engine_capability, *engine_precision;
 } adfast_device_plan;
 
+/* Who runs the network. */
+enum { ADFAST_RUNNER_ANY = 0, ADFAST_RUNNER_KERNELS = 1, ADFAST_RUNNER_TENSORRT = 2 };
+
 typedef struct adfast_device_options {
-  const char* precision; /* "f32", "bf16" or "f16" */
-  const char* folders;   /* where vendor libraries are looked for first, separated by ':' */
-  int32_t device;        /* number among the devices */
+  /* "f32", "bf16", "f16", of an engine "int8"; "" is the plan's own, or the engine's. */
+  const char* precision;
+  const char* plan_precision; /* "f32", "bf16" or "f16", for "" */
+  const char* folders;        /* where vendor libraries are looked for first, separated by ':' */
+  int32_t device;             /* number among the devices */
+  int32_t runner;             /* ADFAST_RUNNER_... */
 } adfast_device_options;
 
 typedef struct adfast_device_info {
+  char device[16]; /* "cuda", or "tensorrt" */
   char processor[256];
   char precision[8];
+  char note[2000];       /* why the plan's engine is not used; "" where it is, or there is none */
   uint64_t frame_memory; /* bytes held on the device for a frame in work */
   int32_t lanes;         /* branches that run side by side */
   int64_t map_height, map_width;

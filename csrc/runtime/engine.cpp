@@ -64,8 +64,15 @@ ScoreRule score_rule_of(const Table& fields) {
 }
 
 // Options that only one kind of session heeds.
-bool only_on_cpu(const EngineOptions& options) {
-  return !options.isa.empty() || !options.tactics.empty() || options.precision == "int8";
+bool only_on_cpu(const Plan& plan, const EngineOptions& options) {
+  const bool engine = plan.tensorrt && plan.tensorrt->precision == options.precision;
+  return !options.isa.empty() || !options.tactics.empty() ||
+         (options.precision == "int8" && !(engine && options.device != "cuda"));
+}
+
+bool names_device(const std::string& device) {
+  const std::string name = device.substr(0, device.find(':'));
+  return name == "cuda" || name == "tensorrt";
 }
 
 }  // namespace
@@ -82,16 +89,18 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
   }
   const std::string& device = options.device;
   const bool choose = device == "auto";
-  if (!choose && device != "cpu" && device != "cuda" && !device.starts_with("cuda:")) {
+  if (!choose && device != "cpu" && !names_device(device)) {
     throw Error(ErrorKind::argument,
-                "device is '" + device + "', expected 'auto', 'cpu', 'cuda' or 'cuda:N'");
+                "device is '" + device +
+                    "', expected 'auto', 'cpu', 'cuda', 'tensorrt', or one with a number, as "
+                    "'cuda:1'");
   }
-  if (!choose && device != "cpu" && only_on_cpu(options)) {
+  if (!choose && device != "cpu" && only_on_cpu(plan, options)) {
     throw Error(ErrorKind::argument, "device='" + device +
                                          "': isa, tactics and precision='int8' are the CPU's; "
                                          "leave them out, or load with device='cpu'");
   }
-  if (device != "cpu" && !only_on_cpu(options)) {
+  if (device != "cpu" && !only_on_cpu(plan, options)) {
     try {
       session_ = make_device_session(plan, options);
     } catch (const Error& error) {
@@ -105,13 +114,17 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
                                              options.threads);
   }
   info_ = session_->info();
+  if (!info_.note.empty()) note_ = info_.note;
   std::vector<double> quantiles;
   if (plan.calibration.has("score.quantiles"))
     quantiles = plan.calibration.reals("score.quantiles");
   const bool counted = plan.calibration.has("images");
   monitor_ = std::make_unique<Monitor>(
       std::move(quantiles), counted ? plan.calibration.integer("images") : 0, threshold_);
-  if (!note_.empty()) log(Severity::warning, "[load] runs on the CPU: " + note_);
+  if (!note_.empty()) {
+    const char* how = info_.device == "cpu" ? "runs on the CPU: " : "runs without TensorRT: ";
+    log(Severity::warning, std::string("[load] ") + how + note_);
+  }
   log(Severity::info, "[load] " + model_ + " on " + info_.device + ", " + info_.precision + ", " +
                           std::to_string(info_.threads) + " threads");
 }

@@ -41,7 +41,8 @@ struct Observation {
 };
 
 struct SessionInfo {
-  std::string device;     // "cpu" or "cuda"
+  std::string device;     // "cpu", "cuda" or "tensorrt"
+  std::string note;       // why a plan's engine of TensorRT is not used
   std::string processor;  // of a device: its name
   std::string precision, isa;
   int threads = 1, lanes = 1;

@@ -13,14 +13,20 @@ def library_folders() -> list[str]:
     """List folders in the order in which they are searched.
 
     First those of the environment variable ADFAST_LIBRARIES (separated by ":"), then the folders
-    of NVIDIA's wheels (nvidia-cudnn-cu13, nvidia-cublas) in this Python, which an installed PyTorch
-    brings. What is in none of them is looked for where the system keeps its libraries.
+    of NVIDIA's wheels in this Python: nvidia-cudnn-cu13 and nvidia-cublas, which an installed
+    PyTorch brings, and tensorrt. What is in none of them is looked for where the system keeps its
+    libraries.
     """
     folders = [folder for folder in os.environ.get(LIBRARIES, "").split(":") if folder]
+    for place in _package("nvidia"):
+        folders += sorted(str(path) for path in place.glob("*/lib") if path.is_dir())
+    return folders + [str(place) for place in _package("tensorrt_libs")]
+
+
+def _package(name: str) -> list[Path]:
+    """Find a package's folders without importing it."""
     try:
-        wheels = importlib.util.find_spec("nvidia")
+        found = importlib.util.find_spec(name)
     except (ImportError, ValueError):
-        wheels = None
-    for place in wheels.submodule_search_locations or [] if wheels else []:
-        folders += sorted(str(path) for path in Path(place).glob("*/lib") if path.is_dir())
-    return folders
+        return []
+    return [Path(place) for place in found.submodule_search_locations or []] if found else []

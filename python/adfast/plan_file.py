@@ -1,9 +1,10 @@
 """A plan file as bytes: its sections laid out, and its header sealed.
 
 Little-endian. A header of 64 bytes, a table of sections (name, offset, size, SHA-256), then the
-sections: fields, graph, calibration, golden, parity, provenance, weights. Each begins at a multiple
-of 64 bytes; the gaps are zeros. A signed plan ends with a signature (`adfast.signing`). The same
-sections give the same bytes. docs/plan-format.md is the description, csrc/plan the reader.
+sections: fields, graph, calibration, golden, parity, provenance, weights, and in some plans
+tensorrt. Each begins at a multiple of 64 bytes; the gaps are zeros. A signed plan ends with a
+signature (`adfast.signing`). The same sections give the same bytes. docs/plan-format.md is the
+description, csrc/plan the reader.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ VERSION = 1
 OLDEST_READER = 1
 #: Of a plan with a signature, which older readers must not take for a damaged one.
 SIGNED_VERSION = 2
+#: Of a plan with an engine of TensorRT, signed or not.
+ENGINE_VERSION = 3
 FLAG_SIGNED = 1
 SIGNATURE_MAGIC = b"ADFSIGN\x1a"
 SIGNATURE_ED25519 = 1
@@ -36,6 +39,8 @@ ALIGNMENT = 64
 HEADER_SIZE = 64
 ENTRY_SIZE = 64
 SECTIONS = ("fields", "graph", "calibration", "golden", "parity", "provenance", "weights")
+#: The section that a plan has behind those where an engine was made of it.
+TENSORRT = "tensorrt"
 INT, FLOAT, STR, INTS, FLOATS = 1, 2, 3, 4, 5
 
 
@@ -54,6 +59,8 @@ def head(sections: Mapping[str, bytes], *, signed: bool = False) -> bytes:
         table += struct.pack("<16sQQ32s", name.encode(), offset, len(data), digest)
         end = offset + len(data)
     versions = (SIGNED_VERSION, SIGNED_VERSION) if signed else (VERSION, OLDEST_READER)
+    if TENSORRT in sections:
+        versions = (ENGINE_VERSION, ENGINE_VERSION)
     size = end + (SIGNATURE_SIZE if signed else 0)
     header = struct.pack("<8sIIQII", MAGIC, *versions, size, len(sections), int(signed))
     return header + hashlib.sha256(header + table).digest() + table
@@ -82,7 +89,7 @@ def write_sections(path: str | os.PathLike[str], sections: Mapping[str, bytes]) 
 
 def read_sections(plan: Any) -> dict[str, bytes]:
     """Return the sections of a checked `_core.Plan` by name, as they stand in its file."""
-    return {name: plan.section(name) for name in SECTIONS}
+    return {name: plan.section(name) for name in plan.section_names}
 
 
 def table(entries: Mapping[str, Any], types: Mapping[str, str] | None = None) -> bytes:

@@ -17,31 +17,12 @@ import pytest
 import torch
 
 import adfast
-from adfast import models
-from adfast.compiler import compile_onnx
 from adfast.compiler.writer import Golden, write_plan
-from adfast.export import export_onnx
 
 FRAME = np.random.default_rng(9).integers(0, 256, (45, 37, 3), dtype=np.uint8)
 # Of the map's maximum: rounding to eleven, and to eight, bits at every layer.
 TOLERANCE = {"f32": 1e-4, "f16": 1e-2, "bf16": 6e-2}
 
-SMALL = {
-    "gtrans": {"backbone": "resnet18", "crop": [32, 32], "resize": [36, 36], "groups": 2, "dim": 16}
-    | {"alpha_scale": [1.0, 1.0, 1.0]},
-    "adtr": {"backbone": "tf_efficientnet_b0", "crop": [48, 48], "resize": [48, 52]}
-    | {"levels": [1, 2], "dim": 16, "blocks": 1, "heads": 2, "hidden": 24},
-    "adtr_plus": {"backbone": "resnet18", "crop": [32, 32], "resize": [32, 32], "levels": [1, 2]}
-    | {"dim": 16, "blocks": 1, "heads": 2, "hidden": 24},
-    "intra": {"patch": 8, "window": 3, "width": 16, "blocks": 3, "heads": 4, "crop": [32, 48]}
-    | {"resize": [40, 50], "filters": [100, 70]},
-    "saae": {"backbone": "vit_tiny_patch16_224", "layers": [0, 1, 2], "crop": [32, 48]}
-    | {"resize": [40, 50], "width": 12},
-    "haloae": {"backbone": "vgg11", "layers": [1, 2, 3], "crop": [64, 112], "resize": [64, 120]}
-    | {"head_width": 12, "widths": [12, 10], "filters": [3, 5], "heads": [1, 2]}
-    | {"decoder_widths": [10], "decoder_filters": [3, 1], "decoder_heads": [2, 1]}
-    | {"head_dim": 4, "image_widths": [8, 8, 4, 4]},
-}
 PAPER = {
     "gtrans": {"backbone": "resnet34", "alpha_scale": [1.0, 1.0, 1.0]},
     "adtr": {},
@@ -52,24 +33,9 @@ PAPER = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(SMALL))
-def plan(request, cuda, tmp_path_factory):
-    """A model with the statistics of a trained one, as a plan."""
-    name = request.param
-    config = (SMALL if cuda.emulated else PAPER)[name]
-    torch.manual_seed(0)
-    model = models.create(name, config).eval()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.3, 0.7)
-            torch.nn.init.normal_(module.bias, 0, 0.2)
-            torch.nn.init.normal_(module.running_mean, 0, 0.2)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-    folder = tmp_path_factory.mktemp(name)
-    onnx_path = export_onnx((model, {"model": name, "config": config}), folder / "model.onnx")
-    compiled = compile_onnx(onnx_path)
-    write_plan(folder / "model.plan", compiled.graph, compiled.fields, {}, Golden(), {}, {})
-    return folder / "model.plan"
+@pytest.fixture(scope="module", params=sorted(PAPER))
+def plan(request, cuda, plan_of_model):
+    return plan_of_model(request.param, None if cuda.emulated else PAPER[request.param])
 
 
 @pytest.mark.parametrize("precision", ["f32", "f16", "bf16"])

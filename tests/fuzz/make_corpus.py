@@ -18,6 +18,7 @@ from cases import CASES  # noqa: E402
 from conftest import tiny_graph  # noqa: E402
 from make_plans import chain_graph  # noqa: E402
 
+from adfast import _core  # noqa: E402
 from adfast.compiler.writer import (  # noqa: E402
     Golden,
     GoldenFrame,
@@ -25,6 +26,8 @@ from adfast.compiler.writer import (  # noqa: E402
     write_plan,
     write_test_plan,
 )
+from adfast.plan_file import TENSORRT, read_sections, write_sections  # noqa: E402
+from adfast.tensorrt.target import engine_section  # noqa: E402
 
 MOST_BYTES = 6000
 
@@ -35,6 +38,10 @@ def write_plans(folder: Path) -> None:
     golden = Golden([GoldenFrame(frame, 1.0, score_map)], reference="none", tolerance_int8=0.1)
     calibration = {"threshold": 0.05, "max_fpr": 0.01, "images": 3, "alpha_scale": [1.0, 2.0]}
     write_plan(folder / "tiny.plan", tiny_graph(), fields, calibration, golden, {}, {})
+    sections = read_sections(_core.Plan(str(folder / "tiny.plan")))
+    info = {"version": "11.4.0", "capability": "9.0", "precision": "f16"}
+    sections[TENSORRT] = engine_section(info, b"an engine")
+    write_sections(folder / "engine.plan", sections)
     graph = tiny_graph()
     for node in graph.nodes:
         if node.op == "conv2d":

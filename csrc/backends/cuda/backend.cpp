@@ -11,7 +11,7 @@ const Registry& registry() {
   static const Registry ops = [] {
     Registry all;
     for (const auto& family : {convolution_ops(), linear_ops(), attention_ops(), score_ops(),
-                               elementwise_ops(), shape_ops()}) {
+                               elementwise_ops(), shape_ops(), engine_ops()}) {
       for (const Op& op : family) all.emplace(op.rules.name, op);
     }
     return all;

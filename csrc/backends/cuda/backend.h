@@ -24,6 +24,7 @@ std::vector<Op> attention_ops();
 std::vector<Op> score_ops();
 std::vector<Op> elementwise_ops();
 std::vector<Op> shape_ops();
+std::vector<Op> engine_ops();
 
 std::unique_ptr<Backend> make_cuda_backend(Device& device);
 

@@ -8,6 +8,10 @@
 namespace adfast::cuda {
 namespace {
 
+// Of a device whose steps need none.
+const Cudnn no_cudnn{};
+const CublasLt no_cublaslt{};
+
 // What cuBLASLt's own documentation asks for on Hopper.
 constexpr size_t least_workspace = size_t{32} << 20;
 
@@ -96,12 +100,12 @@ double Event::since(const Event& earlier) const {
   return elapsed;
 }
 
-Device::Device(int number, DType features, const std::string& folders)
+Device::Device(int number, DType features, const std::string& folders, const EngineImage* image)
     : number(number),
       features(features),
       // cuDNN finds cuBLASLt among the libraries that are open already.
-      cublas(open_cublaslt(folders)),
-      cudnn(open_cudnn(folders)) {
+      cublas(image == nullptr ? open_cublaslt(folders) : no_cublaslt),
+      cudnn(image == nullptr ? open_cudnn(folders) : no_cudnn) {
   check(cudaSetDevice(number), "choosing the device");
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, number), "reading the device's properties");
@@ -114,7 +118,13 @@ Device::Device(int number, DType features, const std::string& folders)
                     ", expected 8.0 (Ampere) or newer; load with device='cpu'");
   }
   triton = std::make_unique<TritonKernels>(10 * properties.major + properties.minor);
-  workspace_bytes_ = least_workspace;
+  if (image == nullptr) {
+    workspace_bytes_ = least_workspace;
+  } else {
+    const std::string capability =
+        std::to_string(properties.major) + "." + std::to_string(properties.minor);
+    engine = std::make_unique<TensorRtEngine>(*image, capability, folders);
+  }
   add_lanes();
   lane = lanes[0].get();
 }
@@ -122,6 +132,7 @@ Device::Device(int number, DType features, const std::string& folders)
 Lane::Lane(const Cudnn& cudnn, const CublasLt& cublas) {
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
   close_stream_ = Deferred([this] { cudaStreamDestroy(stream); });
+  if (cudnn.Create == nullptr) return;
   check_cublas(cublas.Create(&cublas_handle), "making a handle");
   close_cublas_ = Deferred([this, &cublas] { cublas.Destroy(cublas_handle); });
   check_cudnn(cudnn, cudnn.Create(&cudnn_handle), "making a handle");

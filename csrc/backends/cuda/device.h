@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "backends/cuda/tensorrt.h"
 #include "backends/cuda/triton.h"
 #include "backends/cuda/vendor.h"
 #include "core/error.h"
@@ -129,8 +130,11 @@ struct Lane {
 
 class Device {
  public:
-  // Throws ErrorKind::argument when a library is missing, ErrorKind::run when the device refuses.
-  Device(int number, DType features, const std::string& folders);
+  // With `image`, TensorRT runs the network, and neither cuDNN nor cuBLASLt is needed. Throws
+  // ErrorKind::argument when a library is missing or the engine cannot run here, ErrorKind::run
+  // when the device refuses.
+  Device(int number, DType features, const std::string& folders,
+         const EngineImage* image = nullptr);
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
@@ -151,6 +155,7 @@ class Device {
   std::vector<std::unique_ptr<Lane>> lanes;
   Lane* lane = nullptr;  // of what is being bound
   std::unique_ptr<TritonKernels> triton;
+  std::unique_ptr<TensorRtEngine> engine;  // null: our own steps
 
  private:
   size_t workspace_bytes_ = 0;

@@ -135,7 +135,16 @@ void Execution::record() {
 }
 
 void Execution::run() {
-  if (graph_ == nullptr) record();
+  if (graph_ == nullptr && recordable_) {
+    try {
+      record();
+    } catch (const Error&) {
+      // An engine of TensorRT may do what no recording holds.
+      if (device_.engine == nullptr) throw;
+      recordable_ = false;
+    }
+  }
+  if (!recordable_) return enqueue_all();
   check(cudaGraphLaunch(graph_, lane(0).stream), "launching the recorded steps");
 }
 

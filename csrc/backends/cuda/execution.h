@@ -24,7 +24,7 @@ class Execution {
 
   // Puts the steps that read the frame on the stream.
   void start() const;
-  // Puts all other steps on the stream; the first call records them.
+  // Puts all other steps on the stream; the first call records them where they can be.
   void run();
   // Runs every step by itself and waits for it; `seen` gets its number.
   void run_each(const std::function<void(int32_t)>& seen) const;
@@ -53,6 +53,7 @@ class Execution {
   std::vector<size_t> offsets_;
   std::vector<std::function<void()>> calls_;
   cudaGraphExec_t graph_ = nullptr;
+  bool recordable_ = true;
 };
 
 }  // namespace adfast::cuda

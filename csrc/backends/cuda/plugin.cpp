@@ -3,9 +3,11 @@
 #include <cstring>
 #include <exception>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -40,6 +42,12 @@ int32_t guarded(adfast_device_error* error, Function function) noexcept {
 std::span<const std::byte> bytes_of(const void* data, size_t size) {
   return {static_cast<const std::byte*>(data), size};
 }
+
+// A session and why it does without the plan's engine.
+struct Opened {
+  std::unique_ptr<CudaSession> session;
+  std::string note;
+};
 
 Graph graph_of(const adfast_device_plan& plan) {
   return read_graph(bytes_of(plan.graph, plan.graph_bytes),
@@ -86,18 +94,58 @@ int32_t count(adfast_device_error* error) {
   return -1;
 }
 
-int32_t create(const adfast_device_plan* plan, const adfast_device_options* options, void** session,
-               adfast_device_error* error) {
-  return guarded(error, [&] {
-    *session = new CudaSession(graph_of(*plan), options->device, features_of(options->precision),
-                               options->folders);
-  });
+std::unique_ptr<CudaSession> open_engine(const adfast_device_plan& plan,
+                                         const adfast_device_options& options) {
+  if (plan.engine == nullptr) {
+    throw Error(ErrorKind::argument,
+                "[tensorrt] the plan has no engine of TensorRT; make one on this machine with "
+                "adfast build PLAN --target tensorrt, or load with device='cuda'");
+  }
+  const std::string asked = options.precision;
+  if (!asked.empty() && asked != plan.engine_precision) {
+    throw Error(ErrorKind::argument, "[tensorrt] precision='" + asked +
+                                         "', and the plan's engine is in " + plan.engine_precision +
+                                         "; leave precision out, or make another engine");
+  }
+  const EngineImage image{plan.engine_version, plan.engine_capability, plan.engine_precision,
+                          bytes_of(plan.engine, plan.engine_bytes)};
+  return std::make_unique<CudaSession>(graph_of(plan), options.device, DType::f32, options.folders,
+                                       &image);
 }
 
-void destroy(void* session) { delete static_cast<CudaSession*>(session); }
+Opened open(const adfast_device_plan& plan, const adfast_device_options& options) {
+  Opened opened;
+  const bool engine = plan.engine != nullptr && options.runner != ADFAST_RUNNER_KERNELS;
+  if (engine || options.runner == ADFAST_RUNNER_TENSORRT) {
+    try {
+      opened.session = open_engine(plan, options);
+      return opened;
+    } catch (const Error& failure) {
+      if (options.runner == ADFAST_RUNNER_TENSORRT || failure.kind() == ErrorKind::plan) throw;
+      opened.note = failure.what();
+    }
+  }
+  const std::string asked = options.precision;
+  opened.session = std::make_unique<CudaSession>(
+      graph_of(plan), options.device, features_of(asked.empty() ? options.plan_precision : asked),
+      options.folders);
+  return opened;
+}
+
+int32_t create(const adfast_device_plan* plan, const adfast_device_options* options, void** session,
+               adfast_device_error* error) {
+  return guarded(error, [&] { *session = new Opened(open(*plan, *options)); });
+}
+
+void destroy(void* session) { delete static_cast<Opened*>(session); }
+
+CudaSession& session_of(void* session) { return *static_cast<Opened*>(session)->session; }
 
 int32_t describe(void* session, adfast_device_info* info) {
-  const SessionInfo found = static_cast<CudaSession*>(session)->info();
+  const SessionInfo found = session_of(session).info();
+  std::snprintf(info->device, sizeof(info->device), "%s", found.device.c_str());
+  const std::string& note = static_cast<Opened*>(session)->note;
+  std::snprintf(info->note, sizeof(info->note), "%s", note.c_str());
   std::snprintf(info->processor, sizeof(info->processor), "%s", found.processor.c_str());
   std::snprintf(info->precision, sizeof(info->precision), "%s", found.precision.c_str());
   info->frame_memory = found.frame_memory;
@@ -117,7 +165,7 @@ int32_t predict(void* session, adfast_device_job* requests, size_t count,
       jobs[i].map = requests[i].map;
       jobs[i].network_map = requests[i].network_map;
     }
-    static_cast<CudaSession*>(session)->predict(jobs);
+    session_of(session).predict(jobs);
     for (size_t i = 0; i < count; ++i) {
       requests[i].score = jobs[i].score;
       requests[i].frame_ms = jobs[i].timings.frame;
@@ -132,7 +180,7 @@ int32_t profile(void* session, const adfast_device_frame* frame,
                 void (*step)(void*, const adfast_device_step*), void* context,
                 adfast_device_error* error) {
   return guarded(error, [&] {
-    for (const StepReport& report : static_cast<CudaSession*>(session)->profile(view_of(*frame))) {
+    for (const StepReport& report : session_of(session).profile(view_of(*frame))) {
       const adfast_device_step seen{report.op.c_str(), report.name.c_str(), report.kernel.c_str(),
                                     report.index,      report.lane,         report.milliseconds,
                                     report.begin,      report.gflop,        report.bytes};

@@ -14,11 +14,12 @@ constexpr size_t most_slots = 3;
 
 }  // namespace
 
-CudaSession::CudaSession(const Graph& graph, int device, DType features, const std::string& folders)
+CudaSession::CudaSession(const Graph& graph, int device, DType features, const std::string& folders,
+                         const EngineImage* image)
     : geometry_(frame_geometry(graph)),
-      device_(device, features, folders),
+      device_(device, features, folders, image),
       backend_(make_cuda_backend(device_)),
-      program_(graph, *backend_),
+      program_(image == nullptr ? graph : engine_graph(graph), *backend_),
       detector_(detector_outputs(program_)) {
   slots_.push_back(std::make_unique<Slot>(program_, device_, 0, geometry_, detector_));
   // Every step once by itself: what does not run here says so by name, and before a line waits.
@@ -37,10 +38,12 @@ CudaSession::CudaSession(const Graph& graph, int device, DType features, const s
 
 SessionInfo CudaSession::info() const {
   SessionInfo info;
-  info.device = "cuda";
+  const TensorRtEngine* engine = device_.engine.get();
+  info.device = engine == nullptr ? "cuda" : "tensorrt";
   info.processor = device_.name;
-  info.precision = backend_->precision();
+  info.precision = engine == nullptr ? backend_->precision() : engine->precision();
   info.frame_memory = slots_[0]->execution().arena_bytes();
+  if (engine != nullptr) info.frame_memory += engine->context_bytes();
   info.lanes = slots_[0]->execution().lanes();
   info.map_height = detector_.height;
   info.map_width = detector_.width;

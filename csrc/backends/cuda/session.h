@@ -14,7 +14,9 @@ namespace adfast::cuda {
 
 class CudaSession {
  public:
-  CudaSession(const Graph& graph, int device, DType features, const std::string& folders);
+  // With `image`, a plan's engine, TensorRT runs the network; `features` is f32 then.
+  CudaSession(const Graph& graph, int device, DType features, const std::string& folders,
+              const EngineImage* image = nullptr);
 
   SessionInfo info() const;
   // Throws the first failure after all others are through.

@@ -37,6 +37,9 @@ bool finite(DType type, const std::vector<std::byte>& bytes) {
 Slot::Slot(const Program& program, Device& device, size_t first_lane, const FrameGeometry& geometry,
            const DetectorOutputs& detector)
     : program_(program),
+      remedy_(device.engine == nullptr
+                  ? "load the plan with precision='bf16' or 'f32'"
+                  : "make its engine anew with --precision bf16, or load with device='cuda'"),
       detector_(detector),
       geometry_(geometry),
       lane_(*device.lanes[first_lane]),
@@ -183,8 +186,7 @@ void Slot::finish(Job& job) {
   job.score = answer[0];
   if (!std::isfinite(job.score)) {
     throw Error(ErrorKind::run, "[predict] the score is not a finite number: " + first_bad_step() +
-                                    " is the first step whose result is not; load the plan with "
-                                    "precision='bf16' or 'f32'");
+                                    " is the first step whose result is not; " + remedy_);
   }
   if (job.network_map != nullptr) {
     std::copy_n(answer + 1, detector_.height * detector_.width, job.network_map);

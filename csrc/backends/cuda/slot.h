@@ -38,6 +38,7 @@ class Slot {
   std::string first_bad_step() const;
 
   const Program& program_;
+  const char* remedy_;  // where the precision is too narrow
   const DetectorOutputs& detector_;
   const FrameGeometry& geometry_;
   Lane& lane_;

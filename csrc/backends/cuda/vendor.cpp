@@ -16,6 +16,8 @@ struct Library {
   std::initializer_list<const char*> names;  // of its files, the preferred first
   const char* prefix;                        // of its functions
   const char* remedy;
+  // Those of TensorRT 10 and 11 have the same names for their functions.
+  int scope = RTLD_GLOBAL;
 };
 
 // The wheels of cuDNN and cuBLAS keep their parts beside each other, so the first library found in
@@ -25,11 +27,11 @@ void* open_library(const Library& library, const std::string& folders) {
     for (const char* name : library.names) {
       const std::string path = folder + "/" + name;
       if (access(path.c_str(), R_OK) != 0) continue;
-      if (void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL)) return handle;
+      if (void* handle = dlopen(path.c_str(), RTLD_NOW | library.scope)) return handle;
     }
   }
   for (const char* name : library.names) {
-    if (void* handle = dlopen(name, RTLD_NOW | RTLD_GLOBAL)) return handle;
+    if (void* handle = dlopen(name, RTLD_NOW | library.scope)) return handle;
   }
   const char* reason = dlerror();
   throw Error(ErrorKind::argument, std::string("[cuda] no ") + library.what + " (" +
@@ -109,5 +111,12 @@ const CublasLt& open_cublaslt(const std::string& folders) {
 }
 
 #undef ADFAST_TAKE
+
+void* open_tensorrt(int major, const std::string& folders) {
+  const std::string number = std::to_string(major), what = "TensorRT " + number,
+                    file = "libnvinfer.so." + number,
+                    remedy = "pip install 'tensorrt==" + number + ".*'";
+  return open_library({what.c_str(), {file.c_str()}, "", remedy.c_str(), RTLD_LOCAL}, folders);
+}
 
 }  // namespace adfast::cuda

@@ -152,5 +152,7 @@ struct CublasLt {
 // functions is missing.
 const Cudnn& open_cudnn(const std::string& folders);
 const CublasLt& open_cublaslt(const std::string& folders);
+// The library of TensorRT of a major version, from dlopen.
+void* open_tensorrt(int major, const std::string& folders);
 
 }  // namespace adfast::cuda

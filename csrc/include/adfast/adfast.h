@@ -58,9 +58,12 @@ typedef struct adfast_engine adfast_engine;
 typedef struct adfast_options {
   size_t struct_size;
   int32_t threads;       /* 0: every processor this process may use */
-  const char* precision; /* "f32", "bf16", "f16" (devices), "int8" (CPU), or NULL: the plan's own */
+  const char* precision; /* "f32", "bf16", "f16" (devices), "int8" (CPU, or of the plan's TensorRT
+                            engine), or NULL: the plan's own */
   const char* tactics;   /* a file of `adfast tune`, or NULL for the engine's own estimates */
-  const char* device;  /* "cpu" or NULL, "cuda", "cuda:N", or "auto": a device where there is one */
+  const char* device;  /* "cpu" or NULL; "cuda", "cuda:N"; "tensorrt", "tensorrt:N": the engine that
+                          is in the plan; or "auto": the plan's engine where it fits, else a device
+                          where there is one, else the CPU */
   const char* folders; /* where a device's libraries are looked for first, separated by ':' */
   const uint8_t*
       public_key; /* 32 bytes, Ed25519: only a plan signed with its private key is loaded; NULL:
@@ -125,7 +128,7 @@ typedef struct adfast_info {
   const char* precision; /* these live as long as the engine */
   const char* isa;
   const char* model;
-  const char* device;              /* "cpu" or "cuda" */
+  const char* device;              /* "cpu", "cuda" or "tensorrt" */
   int32_t tile_width, tile_height; /* 0: frames are inspected whole */
   int32_t tile_overlap;
 } adfast_info;

@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from adfast.progress import bar, say, silent
+from adfast.errors import ArgumentError
+from adfast.plan_file import MAGIC
+from adfast.progress import bar, phases, say, silent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("source", type=Path, help="the folder of a training run, or an ONNX file")
+    parser.add_argument(
+        "source",
+        type=Path,
+        help="the folder of a training run, or an ONNX file; with --target tensorrt also a plan",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="the plan file to write")
     parser.add_argument(
         "--precision",
@@ -59,6 +65,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pixels that neighbouring tiles share at least, where maps are blended (default: an "
         "eighth of a tile's shorter side)",
     )
+    group = parser.add_argument_group("NVIDIA cards")
+    group.add_argument(
+        "--target",
+        choices=("tensorrt",),
+        help="put an engine into the plan too, made by TensorRT for the card of this machine: it "
+        "runs there by itself, and other machines take the rest of the plan. Of a plan, all else "
+        "stays byte for byte, but for a signature, which is dropped",
+    )
+    group.add_argument(
+        "--engine-precision",
+        choices=("auto", "f16", "bf16", "int8", "f32"),
+        default="auto",
+        help="of the engine; auto (default): int8 where the plan is quantised, else f16",
+    )
+    group.add_argument(
+        "--card", type=int, default=0, metavar="N", help="number of the card (default: 0)"
+    )
+    group.add_argument(
+        "--engine-level",
+        type=int,
+        choices=range(6),
+        default=3,
+        help="TensorRT's optimisation level: more takes longer and may run faster (default: 3)",
+    )
     parser.add_argument(
         "--passes-off",
         default="",
@@ -78,6 +108,35 @@ def tile_size(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.target is None:
+        if _is_plan(args.source):
+            raise ArgumentError(
+                f"[build] {args.source} is a plan already; with --target tensorrt it gets an engine"
+            )
+        _build(args)
+        return 0
+    # Refused before the long part.
+    from adfast.tensorrt import builder
+
+    builder.import_tensorrt()
+    builder.use_card(args.card)
+    plan = args.source
+    if not _is_plan(plan):
+        _build(args)
+        plan = args.output
+    _add_engine(args, plan)
+    return 0
+
+
+def _is_plan(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:  # a folder, or nothing
+        return False
+
+
+def _build(args: argparse.Namespace) -> None:
     from adfast.build import build
 
     build(
@@ -93,4 +152,18 @@ def run(args: argparse.Namespace) -> int:
         log=say(args.quiet),
         track=silent if args.quiet else bar,
     )
-    return 0
+
+
+def _add_engine(args: argparse.Namespace, plan: Path) -> None:
+    from adfast.tensorrt.target import add_engine
+
+    with phases(args.quiet) as progress:
+        add_engine(
+            plan,
+            args.output,
+            precision=None if args.engine_precision == "auto" else args.engine_precision,
+            card=args.card,
+            level=args.engine_level,
+            log=say(args.quiet),
+            progress=progress,
+        )

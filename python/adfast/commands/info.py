@@ -130,6 +130,9 @@ def lines(path: str, plan: Mapping[str, Any]) -> Iterator[str]:
     yield from _rows(calibration)
     yield from _section("memory of a process on this machine's CPU")
     yield from _rows(_memory_rows(plan["memory"]))
+    if "tensorrt" in plan:
+        yield from _section("TensorRT engine")
+        yield from _rows(plan["tensorrt"])
     yield from _section("golden frames")
     yield from _rows(plan["golden_info"])
     for number, each in enumerate(plan["golden"], 1):

@@ -30,7 +30,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, cpu_only: bool = Fa
             "--device",
             default="auto",
             metavar="DEVICE",
-            help="cpu, cuda, cuda:N, or auto (default): an NVIDIA card where one can be used",
+            help="cpu, cuda, tensorrt, cuda:N, tensorrt:N, or auto (default): the plan's TensorRT "
+            "engine where it fits, else an NVIDIA card where one can be used, else the CPU",
         )
     group.add_argument(
         "--threads",
@@ -44,7 +45,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, cpu_only: bool = Fa
         choices=("auto", "f32", "bf16", "int8") if cpu_only else PRECISIONS,
         default="auto",
         help="auto (default) takes the plan's; int8 is for plans that were built with it, on the "
-        "CPU; f16 is for cards",
+        "CPU or by TensorRT; f16 is for cards",
     )
     if not cpu_only:
         group.add_argument(

@@ -1,0 +1,341 @@
+"""Plans with a TensorRT engine, on the emulated backend with stand-ins for libnvinfer 10 and 11.
+
+What the stand-ins are told and answer is laid out as csrc/backends/cuda/nvinfer.h has it;
+nvinfer_layout.cpp compares that with TensorRT's headers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import adfast
+from adfast import _core
+from adfast.compiler.graph import Graph
+from adfast.compiler.writer import Golden, GoldenFrame, plan_fields, write_plan
+from adfast.errors import AdfastError, ArgumentError, CompileError
+from adfast.plan_file import TENSORRT, read_sections, write_sections
+from adfast.tensorrt import builder
+from adfast.tensorrt.target import add_engine, engine_section
+
+FRAME = np.random.default_rng(4).integers(0, 256, (40, 52, 3), dtype=np.uint8)
+# Of the emulated card.
+CAPABILITY = "9.0"
+
+
+@pytest.fixture(autouse=True)
+def emulated(cuda):
+    if not cuda.emulated:
+        pytest.skip("a card's TensorRT would refuse the stand-ins' engines")
+
+
+def mean_graph() -> Graph:
+    """What the stand-ins' engines compute: the mean of the channels, and its maximum."""
+    graph = Graph("mean")
+    frame = {"resize": [18, 20], "crop": [16, 16], "scale": [1 / 255] * 3, "bias": [0.0] * 3}
+    (x,) = graph.add("frame", [], frame, name="frame")
+    (x,) = graph.add("reduce_mean", [x], {"axes": [1]}, name="mean")
+    graph.output("map", x)
+    graph.output("score", graph.add("reduce_max", [x], {"axes": [1, 2, 3], "keepdims": 0})[0])
+    return graph
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A plan without an engine, its golden frames those of the engine on the CPU."""
+    path = tmp_path_factory.mktemp("tensorrt") / "mean.plan"
+    fields = plan_fields(model="mean", name="mean", resize=[18, 20], crop=[16, 16])
+    write_plan(path, mean_graph(), fields, {}, Golden(), {}, {})
+    result = adfast.load(path, device="cpu").predict(FRAME)
+    golden = Golden([GoldenFrame(FRAME, result.score, result.network_map)], 1e-5, 1e-3)
+    write_plan(path, mean_graph(), fields, {"threshold": 0.5}, golden, {}, {})
+    return path
+
+
+@pytest.fixture
+def with_engine(plain, tmp_path):
+    """Make a function to a plan with an engine of a stand-in."""
+    numbers = itertools.count()
+
+    def make(trouble="", sides="16 16 16 16", data=None, **info):
+        info = {"version": "11.4.0", "capability": CAPABILITY, "precision": "f16"} | info
+        engine = f"FAKE {sides} {trouble}".encode() if data is None else data
+        sections = read_sections(_core.Plan(str(plain)))
+        path = tmp_path / f"engine{next(numbers)}.plan"
+        write_sections(path, sections | {TENSORRT: engine_section(info, engine)})
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("version", ["10.4.0", "11.4.0"])
+@pytest.mark.parametrize("trouble", ["", "wait"], ids=["recorded", "not recorded"])
+def test_engine(version, trouble, with_engine, plain, on_cuda):
+    """In both layouts, and where the engine's work cannot be recorded."""
+    path = with_engine(trouble, version=version)
+    engine = on_cuda(path, device="tensorrt")
+    assert engine.info["device"] == "tensorrt" and engine.info["precision"] == "f16"
+    expected = adfast.load(plain, device="cpu")
+    frames = [np.roll(FRAME, i, axis=0)[: 30 + i] for i in range(7)]
+    for got, frame in zip(engine.predict_batch(frames), frames, strict=True):
+        want = expected.predict(frame)
+        np.testing.assert_allclose(got.map, want.map, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got.network_map, want.network_map, rtol=1e-5, atol=1e-6)
+        assert got.score == pytest.approx(want.score, rel=1e-5)
+        np.testing.assert_array_equal(engine.predict(frame).map, got.map)
+    assert engine.self_test()["passed"]
+    assert [step["op"] for step in engine.profile(FRAME)] == ["frame", "tensorrt"]
+
+
+def test_who_runs_the_network(with_engine, plain, on_cuda):
+    path = with_engine()
+    assert on_cuda(path, device="auto").info["device"] == "tensorrt"
+    assert on_cuda(path, device="tensorrt:0").info["device"] == "tensorrt"
+    assert on_cuda(path, device="cuda").info["device"] == "cuda"
+    assert adfast.load(path, device="cpu").info["device"] == "cpu"
+    assert on_cuda(path, device="auto", precision="f16").info["device"] == "tensorrt"
+    with pytest.raises(ArgumentError, match="adfast build PLAN --target tensorrt"):
+        on_cuda(plain, device="tensorrt")
+    found = on_cuda(plain, device="auto").info
+    assert found["device"] == "cuda" and found["device_note"] == ""
+
+
+def test_an_engine_of_another_precision_is_left_alone(with_engine, on_cuda):
+    path = with_engine()
+    found = on_cuda(path, device="auto", precision="bf16").info
+    assert found["device"] == "cuda" and found["precision"] == "bf16"
+    assert "the plan's engine is in f16" in found["device_note"]
+    with pytest.raises(ArgumentError, match="the plan's engine is in f16"):
+        on_cuda(path, device="tensorrt", precision="bf16")
+    quantised = with_engine(precision="int8")
+    for device in ("tensorrt", "auto"):
+        found = on_cuda(quantised, device=device, precision="int8").info
+        assert found["device"] == "tensorrt" and found["precision"] == "int8"
+    with pytest.raises(ArgumentError, match="int8"):
+        on_cuda(quantised, device="cuda", precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "11.3.0"}, r"of TensorRT 11\.3\.0, this machine has 11\.4\.0"),
+        ({"version": "12.0.0"}, "knows 10 and 11"),
+        ({"version": "word"}, "knows 10 and 11"),
+        ({"capability": "8.9"}, r"for compute capability 8\.9, this card has 9\.0"),
+        ({"trouble": "damaged"}, r"refuses the plan's engine \(magic tag does not match\)"),
+        ({"data": b"\0\1\2"}, "refuses the plan's engine"),
+        ({"trouble": "names"}, "has not the values image, map and score"),
+        ({"trouble": "half"}, r"'image' \[1,16,16,3\], expected .* of f32"),
+        ({"sides": "16 16 8 16"}, r"'map' \[1,1,8,16\], expected 'map' \[1,1,16,16\]"),
+        ({"sides": "20 16 16 16"}, r"'image' \[1,20,16,3\], expected 'image' \[1,16,16,3\]"),
+        ({"trouble": "context"}, r"no execution context \(no memory for a context\)"),
+        ({"trouble": "run"}, r"does not run \(this engine never runs\)"),
+    ],
+    ids=str,
+)
+def test_engines_that_do_not_fit(change, message, with_engine, plain, on_cuda):
+    """Said when asked for, and once as a note where the card's own kernels do."""
+    path = with_engine(**change)
+    with pytest.raises(AdfastError, match=message):
+        on_cuda(path, device="tensorrt")
+    engine = on_cuda(path, device="auto")
+    assert engine.info["device"] == "cuda"
+    assert re.search(message, engine.info["device_note"])
+    assert engine.predict(FRAME).score == pytest.approx(
+        adfast.load(plain, device="cpu").predict(FRAME).score, rel=1e-4
+    )
+
+
+def test_nan_is_named(with_engine, on_cuda):
+    engine = on_cuda(with_engine("nan"), device="tensorrt")
+    with pytest.raises(AdfastError, match=r"\[tensorrt 'tensorrt'\] is the first.*bf16"):
+        engine.predict(FRAME)
+
+
+def test_without_the_library(with_engine, cuda, tmp_path):
+    """Its own process: a library stays open once it is."""
+    for name in ("libadfast_cuda.so", "libadfast_emulated_cuda.so", "libcublasLt.so.13"):
+        (tmp_path / name).symlink_to(f"{cuda.folders[0]}/{name}")
+    (tmp_path / "libcudnn.so.9").symlink_to(f"{cuda.folders[0]}/libcudnn.so.9")
+    code = (
+        "import adfast, sys\n"
+        "engine = adfast.load(sys.argv[1])\n"
+        "print(engine.info['device'], engine.info['device_note'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(with_engine())],
+        env={"ADFAST_LIBRARIES": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("cuda [cuda] no TensorRT 11 (")
+    assert "pip install 'tensorrt==11.*'" in done.stdout
+
+
+def test_a_card_without_cudnn_runs_engines(with_engine, cuda, tmp_path):
+    for name in ("libadfast_cuda.so", "libadfast_emulated_cuda.so", "libnvinfer.so.11"):
+        (tmp_path / name).symlink_to(f"{cuda.folders[0]}/{name}")
+    code = "import adfast, sys; print(adfast.load(sys.argv[1]).info['device'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(with_engine())],
+        env={"ADFAST_LIBRARIES": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "tensorrt\n"
+
+
+class FakeTensorRt:
+    """As much of TensorRT's package as a build needs; engines are the stand-ins'."""
+
+    __version__ = "11.4.0.106"
+
+    class ILogger:
+        INTERNAL_ERROR, ERROR, WARNING = range(3)
+
+    class IProgressMonitor:
+        pass
+
+    class NetworkDefinitionCreationFlag:
+        STRONGLY_TYPED = 1
+
+    class BuilderFlag:
+        TF32 = 7
+
+    def __init__(self, trouble: str = "") -> None:
+        self.trouble = trouble
+        self.cleared: list[int] = []
+        trt = self
+
+        class Builder:
+            def __init__(self, logger):
+                self.logger = logger
+
+            def create_network(self, flags):
+                assert flags == 2
+                return {}
+
+            def create_builder_config(self):
+                return Config()
+
+            def build_serialized_network(self, network, config):
+                assert trt.cleared.pop() == FakeTensorRt.BuilderFlag.TF32
+                self.logger.log(2, "a warning of TensorRT")
+                config.progress_monitor.phase_start("tactics", None, 2)
+                assert config.progress_monitor.step_complete("tactics", 0)
+                config.progress_monitor.phase_finish("tactics")
+                if trt.trouble == "build":
+                    self.logger.log(1, "no tactic fits")
+                    return None
+                sides = [*network["image"][1:3], *network["map"][2:]]
+                if trt.trouble == "wrong":
+                    sides[2] -= 1
+                return f"FAKE {' '.join(map(str, sides))} {trt.trouble}".encode()
+
+        class Config:
+            def clear_flag(self, flag):
+                trt.cleared.append(flag)
+
+        class Error:
+            def desc(self):
+                return "node 3 is unknown"
+
+        class OnnxParser:
+            num_errors = 1
+
+            def __init__(self, network, logger):
+                self.network = network
+
+            def parse(self, data):
+                import onnx
+
+                graph = onnx.load_from_string(data).graph
+                for each in (*graph.input, *graph.output):
+                    shape = each.type.tensor_type.shape
+                    self.network[each.name] = [side.dim_value for side in shape.dim]
+                return trt.trouble != "parse"
+
+            def get_error(self, index):
+                return Error()
+
+        self.Builder, self.OnnxParser = Builder, OnnxParser
+
+
+@pytest.fixture
+def tensorrt(monkeypatch, cuda):
+    """Install a fake TensorRT and the emulated card; return a function that gives it troubles."""
+    monkeypatch.setenv("ADFAST_LIBRARIES", ":".join(cuda.folders))
+    monkeypatch.setattr(builder, "use_card", lambda number: builder.Card("a card", CAPABILITY))
+
+    def install(trouble=""):
+        fake = FakeTensorRt(trouble)
+        monkeypatch.setattr(builder, "import_tensorrt", lambda: fake)
+
+    install()
+    return install
+
+
+def test_a_plan_gets_an_engine(plain, tensorrt, tmp_path):
+    said, phases = [], []
+    made = add_engine(
+        plain,
+        tmp_path / "a.plan",
+        log=said.append,
+        progress=lambda *phase: phases.append(phase),
+    )
+    assert made["version"] == "11.4.0" and made["precision"] == "f16"
+    assert made["self_test"]["passed"] and "a warning of TensorRT" in said
+    assert phases == [("tactics", 0, 2), ("tactics", 1, 2), ("tactics", 2, 2)]
+    before, after = (_core.Plan(str(path)) for path in (plain, tmp_path / "a.plan"))
+    assert after.section_names == [*before.section_names, "tensorrt"]
+    for name in before.section_names:
+        assert before.section(name) == after.section(name)
+    engine = adfast.load(tmp_path / "a.plan")
+    assert engine.info["device"] == "tensorrt" and engine.info["plan_version"] == 3
+    # Again, onto itself: one engine, not two.
+    add_engine(tmp_path / "a.plan", tmp_path / "a.plan")
+    assert _core.Plan(str(tmp_path / "a.plan")).section_names == after.section_names
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error", "message"),
+    [
+        ("parse", CompileError, "does not take the network: node 3 is unknown"),
+        ("build", AdfastError, "no engine could be built: no tactic fits"),
+        ("wrong", CompileError, "was built and does not run: .*'map'"),
+        ("nan", CompileError, "was built and does not run: .*not a finite number"),
+    ],
+)
+def test_engines_that_are_not_taken(trouble, error, message, plain, tensorrt, tmp_path):
+    tensorrt(trouble)
+    with pytest.raises(error, match=message):
+        add_engine(plain, tmp_path / "a.plan")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_that_answers_otherwise_is_refused(tensorrt, tiny_plan, tmp_path):
+    """The stand-in's answers are not those of this network."""
+    with pytest.raises(CompileError, match="answers to the plan's golden frames are off"):
+        add_engine(tiny_plan, tmp_path / "a.plan")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command(plain, tensorrt, tmp_path, capsys):
+    from adfast.cli import main
+
+    out = tmp_path / "out.plan"
+    assert main(["build", str(plain), "-o", str(out), "--target", "tensorrt"]) == 0
+    assert "f16 for a card, by TensorRT 11.4.0.106" in capsys.readouterr().err
+    assert main(["info", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "plan format 3" in text and "TensorRT engine" in text and CAPABILITY in text
+    assert main(["selftest", str(out), "--device", "tensorrt"]) == 0
+    assert main(["build", str(plain), "-o", str(out)]) != 0
+    assert "with --target tensorrt it gets an engine" in capsys.readouterr().err
