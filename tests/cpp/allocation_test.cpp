@@ -113,13 +113,16 @@ void check_plan(const char* path, const char* tactics) {
     const auto one_by_one = [&] {
       for (Job& job : jobs) engine.predict(job);
     };
-    for (int i = 0; i < 5; ++i) {
+    // A thread takes what it needs in its first frame, which comes late where others are faster.
+    counting = true;
+    for (int quiet = 0, round = 0; quiet < 10 && round < 500; ++round) {
+      ours = 0;
       one_by_one();
       engine.predict_batch(batch);
+      quiet = ours == 0 ? quiet + 1 : 0;
     }
     constexpr int frames = 50;
     ours = onednn = 0;
-    counting = true;
     for (int i = 0; i < frames; ++i) one_by_one();
     counting = false;
     CHECK(ours == 0, "%s, %d threads: %ld in %d frames", path, threads, ours.load(), frames);
