@@ -36,10 +36,11 @@ $(STAMP): $(VENV)/bin/python $(SOURCES)
 demo: $(STAMP)
 	$(BIN)/adfast demo --out demo
 
-# TensorRT's Python side alone, a megabyte each, for the test that the build script fits it. Where
-# there is none for this Python the test says so.
+# Of TensorRT the Python side and the small runtime, for the tests that what we call is there; the
+# rest takes gigabytes. Where there is none for this Python the tests say so.
 $(VENV)/tensorrt%: $(VENV)/bin/python
-	$(PIP) install --quiet --no-deps --target $@ 'tensorrt-cu13-bindings==$*.*' || mkdir -p $@
+	$(PIP) install --quiet --no-deps --target $@ 'tensorrt-cu13-bindings==$*.*' \
+	  'tensorrt-lean-cu13-libs==$*.*' || mkdir -p $@
 
 # Without cards: what they compute is `make gpu-check`'s.
 test: $(STAMP) test-cpp $(VENV)/tensorrt10 $(VENV)/tensorrt11

@@ -6,10 +6,12 @@ nvinfer_layout.cpp compares that with TensorRT's headers.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from adfast.plan_file import TENSORRT, read_sections, write_sections
 from adfast.tensorrt import builder
 from adfast.tensorrt.target import add_engine, engine_section
 
+ROOT = Path(__file__).parent.parent.parent
 FRAME = np.random.default_rng(4).integers(0, 256, (40, 52, 3), dtype=np.uint8)
 # Of the emulated card.
 CAPABILITY = "9.0"
@@ -190,6 +193,43 @@ def test_a_card_without_cudnn_runs_engines(with_engine, cuda, tmp_path):
         check=True,
     )
     assert done.stdout == "tensorrt\n"
+
+
+@pytest.mark.parametrize("major", builder.MAJORS)
+def test_the_true_library(major, plain, cuda, tmp_path):
+    """Without a card it does not start, and says why: opened, asked for its version, and heard."""
+    site = ROOT / ".venv" / f"tensorrt{major}"
+    library = site / "tensorrt_lean_libs" / f"libnvinfer_lean.so.{major}"
+    if not library.exists():
+        pytest.skip(f"no runtime of TensorRT {major} here: `make test` looks for one")
+    for name in ("adfast_cuda.so", "adfast_emulated_cuda.so", "cublasLt.so.13", "cudnn.so.9"):
+        (tmp_path / f"lib{name}").symlink_to(f"{cuda.folders[0]}/lib{name}")
+    (tmp_path / f"libnvinfer.so.{major}").symlink_to(library)
+    number = ctypes.CDLL(str(library)).getInferLibVersion()
+    version = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+    assert version.startswith(f"{major}.")
+    info = {"version": version, "capability": CAPABILITY, "precision": "f16"}
+    sections = read_sections(_core.Plan(str(plain)))
+    write_sections(
+        tmp_path / "a.plan", sections | {TENSORRT: engine_section(info, b"no engine" * 99)}
+    )
+    code = (
+        "import adfast, sys\n"
+        "engine = adfast.load(sys.argv[1])\n"
+        "print(engine.info['device'], engine.info['device_note'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.plan")],
+        env={"ADFAST_LIBRARIES": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # Where there is a driver it starts, and refuses what is no engine.
+    said = (
+        r"cuda \[tensorrt\] TensorRT .* (does not start|refuses the plan's engine) \(.*Error Code"
+    )
+    assert re.match(said, done.stdout), done.stdout
 
 
 class FakeTensorRt:
