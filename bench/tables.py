@@ -192,6 +192,53 @@ def chart() -> str:
     return charts.standalone(charts.bars("Milliseconds a frame, less is better", groups)) + "\n"
 
 
+def stream() -> str:
+    """Return the latency of cameras' frames, a row for each model and load."""
+    path = RESULTS / "stream.json"
+    if not path.exists():
+        return "Not measured yet."
+    report = json.loads(path.read_text())
+    models = report["models"].values()
+    counts = sorted({run["cameras"] for entry in models for run in entry["runs"]})
+    titles = [f"{count} camera{'s' if count > 1 else ''}" for count in counts]
+    lines = ["| Model | Frames a second | " + " | ".join([*titles, "Dropped"]) + " |"]
+    lines.append("|---" * (len(counts) + 3) + "|")
+    for title, entry in report["models"].items():
+        for load in dict.fromkeys(run["load"] for run in entry["runs"]):
+            runs = {run["cameras"]: run for run in entry["runs"] if run["load"] == load}
+            rate = f"{load * entry['throughput']:.1f} ({100 * load:.0f} %)"
+            cells = [camera_latency(runs.get(count)) for count in counts]
+            dropped, all_of = (
+                sum(run[name] for run in runs.values()) for name in ("dropped", "submitted")
+            )
+            name = f"{title} {entry['precision']}"
+            cells.append(f"{dropped:,} of {all_of:,}")
+            lines.append(f"| {name} | {rate} | " + " | ".join(cells) + " |")
+    some = next(iter(models))
+    frame = "x".join(map(str, some["frame"][:2]))
+    busy = max(entry["load_average_before"] for entry in models)
+    lines += [
+        "",
+        f"Milliseconds from submitting a frame of {frame} pixels to its result: median, 90 % and "
+        "99 % of the frames that have one (–: not seen). The rate is that of all cameras together, "
+        "in brackets its share of the stream's throughput; a queue of "
+        f"{some['capacity']} frames drops the oldest; {report['seconds']:g} s each. "
+        + source(report, "stream.json"),
+    ]
+    # The models before it leave a load of about the cores behind.
+    if busy > report["machine"]["cores"] + 1:
+        lines[-1] += f" The machine was busy with other work (load {busy:.1f}): figures are rough."
+    return "\n".join(lines)
+
+
+def camera_latency(run: dict | None) -> str:
+    """Write the median and the tail of a run's latency."""
+    if run is None or run["latency_ms"] is None:
+        return "–"
+    values = (run["latency_ms"][name] for name in ("median", "p90", "p99"))
+    return " / ".join("–" if value is None else f"{value:.1f}" for value in values)
+
+
 def accuracy() -> str:
     runs = json.loads((RESULTS / "mtd.json").read_text())["runs"]
     lines = [
@@ -332,6 +379,7 @@ TABLES = {
     "parity": parity,
     "accuracy": accuracy,
     "trust": trust,
+    "stream": stream,
     "cifar10": cifar10,
     "tactics": tactics,
     "gpu": gpu,

@@ -47,8 +47,9 @@ def test_memory_is_read_in_kilobytes():
     import end_to_end
 
     before = end_to_end.resident_kb()
-    block = np.ones(8 << 20, np.uint8)
-    assert 7 << 10 <= end_to_end.resident_kb() - before <= 16 << 10
+    # More than malloc ever keeps of what was freed, so that it is new.
+    block = np.ones(64 << 20, np.uint8)
+    assert 63 << 10 <= end_to_end.resident_kb() - before <= 72 << 10
     heap = end_to_end.heap_kb()
     assert heap is None or heap >= block.nbytes >> 10
 
