@@ -67,8 +67,9 @@ inline kernels::DType kernel_type(DType type) { return static_cast<kernels::DTyp
 // several. Results must not depend on the shares.
 template <class Body>
 void share_rows(int64_t rows, int64_t width, Body&& body) {
-  // Below, threads wake no sooner than one of them is done.
-  constexpr int64_t worth_waking = int64_t{1} << 17;
+  // Below, threads wake no sooner than one of them is done. Above, sharing also leaves each core
+  // with the rows that it wrote in the step before.
+  constexpr int64_t worth_waking = int64_t{1} << 14;
   const int64_t parts =
       rows * width < worth_waking ? 1 : std::min<int64_t>(rows, omp_get_max_threads());
   if (parts == 1) return body(int64_t{0}, rows);
