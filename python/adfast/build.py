@@ -26,7 +26,7 @@ from adfast.compiler import Compiled, compile_onnx
 from adfast.compiler.writer import Golden, GoldenFrame, write_plan
 from adfast.errors import ArgumentError, CompileError, DataError
 from adfast.files import atomic_path, check_writable
-from adfast.images import read_image
+from adfast.images import largest_value, read_image, to_255, to_uint8
 from adfast.precision import MIN_SPEARMAN, PRECISIONS, Choice, Trial, choose
 from adfast.progress import Track, silent
 
@@ -66,6 +66,7 @@ def build(
     tile: tuple[int, int] | None = None,
     overlap: int | None = None,
     passes_off: Sequence[str] = (),
+    pixel_format: str = "",
     created: str = "",
     log: Log | None = None,
     track: Track = silent,
@@ -90,6 +91,8 @@ def build(
         overlap: pixels that neighbouring tiles share at least, at most half of a tile; an eighth
             of the shorter side by default.
         passes_off: compiler passes to leave out.
+        pixel_format: of images of 16 bits a sample, see `adfast.images.read_image`. A run knows
+            that of its own, and `calibrate` and `threshold_from` must have the same.
         created: ISO time for the plan's provenance; now by default.
         log: called with lines for people.
         track: wraps the images of a long step, to show progress: track(items, what).
@@ -100,6 +103,7 @@ def build(
     Raises:
         CompileError: the model cannot be compiled, or the engine's f32 answers differ from the
             reference's by more than 1e-3 of the map's maximum.
+        ModelError: `pixel_format` is not that of the run's images.
         DataError, FrameError: the calibration images are missing, unreadable or too few.
         AdfastError: the output cannot be written.
     """
@@ -111,7 +115,7 @@ def build(
     tiles = tile_fields(tile, overlap)
     output = Path(output)
     check_writable(output)
-    good = _good_images(Path(source), calibrate, threshold_from, max_fpr, say)
+    good = _good_images(Path(source), calibrate, threshold_from, max_fpr, say, pixel_format)
     with tempfile.TemporaryDirectory(prefix="adfast-") as scratch:
         made = _open(Path(source), Path(scratch), good, passes_off, say, track)
         provisional = Path(scratch) / "provisional.plan"
@@ -120,7 +124,8 @@ def build(
         write_plan(provisional, compiled.graph, compiled.fields, {}, Golden(), {}, {})
         frames = _parity_frames(made, compiled)
         say(f"comparing with {made.reference} on {len(frames)} images")
-        expected = [made.answers(frame) for frame in track(frames, "reference")]
+        inputs = [to_255(frame, good.pixel_format) for frame in frames]
+        expected = [made.answers(frame) for frame in track(inputs, "reference")]
         report, choice = _compare(made, provisional, frames, expected, precision, say, track)
         chosen, graph = choice.precision, choice.graph
         write_plan(provisional, graph, compiled.fields, {}, Golden(), {}, {})
@@ -183,14 +188,18 @@ def _good_images(
     threshold_from: str | os.PathLike[str] | None,
     max_fpr: float | None,
     say: Log,
+    pixel_format: str,
 ) -> Images:
     """Find the images for the threshold: those that were asked for, or the run's own."""
-    if calibrate is None and source.is_dir():
-        from adfast.models import read_run_info
+    chosen: Any = calibrate
+    if source.is_dir():
+        from adfast.models import read_run_info, run_pixel_format
 
-        own = _validation_images(source, read_run_info(source))
-        return images_of((own, "held-out validation images"), threshold_from, max_fpr, say)
-    return images_of(calibrate, threshold_from, max_fpr, say)
+        info = read_run_info(source)
+        pixel_format = run_pixel_format(source, info, pixel_format)
+        if calibrate is None:
+            chosen = (_validation_images(source, info), "held-out validation images")
+    return images_of(chosen, threshold_from, max_fpr, say, pixel_format)
 
 
 def _open(
@@ -251,7 +260,8 @@ def _parity_frames(made: _Source, compiled: Compiled) -> list[np.ndarray]:
     if not made.good.images:
         return generated_frames(count, *compiled.fields["frame.resize"])
     good = made.good.images
-    images = (read_image(good[index]) for index in _spread(len(good), count))
+    which = _spread(len(good), count)
+    images = (read_image(good[index], made.good.pixel_format) for index in which)
     return [_decimated(_within_tile(image, compiled.fields)) for image in images]
 
 
@@ -267,7 +277,7 @@ def generated_frames(count: int, height: int, width: int) -> list[np.ndarray]:
     return frames
 
 
-def _disturbed(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _disturbed(frame: np.ndarray, rng: np.random.Generator, white: int = 255) -> np.ndarray:
     """Copy a frame, a piece of it pasted to another place with its brightness changed."""
     height, width = frame.shape[:2]
     h, w = (max(1, int(side * rng.uniform(0.05, 0.3))) for side in (height, width))
@@ -277,7 +287,7 @@ def _disturbed(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     )
     patch = frame[v : v + h, u : u + w].astype(np.float64) * rng.uniform(0.4, 1.6)
     copy = frame.copy()
-    copy[y : y + h, x : x + w] = np.clip(patch, 0, 255).astype(np.uint8)
+    copy[y : y + h, x : x + w] = np.clip(patch, 0, white).astype(frame.dtype)
     return copy
 
 
@@ -305,17 +315,20 @@ def _compare(
     """Make the parity report and choose the precision to build for."""
     exact = _load(plan, "f32")
     info = exact.info
+    pixel_format = made.good.pixel_format
     report: dict[str, Any] = {
         "reference": made.reference,
         "images": len(frames),
         "generated": not made.good.images,
-        "engine_f32": parity.difference(expected, _answers(exact, frames)),
+        "engine_f32": parity.difference(expected, _answers(exact, frames, pixel_format)),
         "machine": f"{machine()['processor']}, {info['isa']}, {info['threads']} threads",
     }
     if made.reference == "pytorch":
         runtime = parity.from_onnxruntime(made.onnx, made.compiled)
         if runtime is not None:
-            report["onnxruntime"] = parity.difference(expected, map(runtime, frames))
+            report["onnxruntime"] = parity.difference(
+                expected, (runtime(to_255(frame, pixel_format)) for frame in frames)
+            )
     for who in ("onnxruntime", "engine_f32"):
         if who in report:
             say(f"  {who}: map within {report[who]['map_max_rel']:.1e} of its maximum")
@@ -346,14 +359,15 @@ def _trial(
     expected: list[parity.Answer],
     track: Track,
 ) -> Trial:
-    good = made.good.images
+    good, pixel_format = made.good.images, made.good.pixel_format
     if good:
-        images = [read_image(good[index]) for index in _spread(len(good), DRIFT_IMAGES)]
+        which = _spread(len(good), DRIFT_IMAGES)
+        images = [read_image(good[index], pixel_format) for index in which]
     else:
         images = generated_frames(DRIFT_IMAGES, *made.compiled.fields["frame.resize"])
     rng = np.random.default_rng(0)
     # Good images alone score nearly alike; a ranking needs some that do not.
-    images += [_disturbed(image, rng) for image in images]
+    images += [_disturbed(image, rng, largest_value(pixel_format)) for image in images]
     samples = made.samples or good
     return Trial(
         made.compiled,
@@ -365,6 +379,7 @@ def _trial(
         [samples[index] for index in _spread(len(samples), SAMPLES)],
         made.good.labelled,
         track,
+        pixel_format,
     )
 
 
@@ -375,8 +390,8 @@ def _spread(count: int, wanted: int) -> list[int]:
     return [int(i) for i in np.unique(np.linspace(0, count - 1, wanted).round().astype(int))]
 
 
-def _answers(engine: Any, frames: list[np.ndarray]) -> list[parity.Answer]:
-    results = [engine.predict(frame) for frame in frames]
+def _answers(engine: Any, frames: list[np.ndarray], pixel_format: str) -> list[parity.Answer]:
+    results = [engine.predict(frame, pixel_format=pixel_format) for frame in frames]
     return [(result.score, result.network_map) for result in results]
 
 
@@ -389,9 +404,13 @@ def _golden(
     """Take the least, the middle and the most anomalous of the compared frames."""
     order = np.argsort([score for score, _ in expected], kind="stable")
     picked = dict.fromkeys(int(order[at]) for at in (0, len(order) // 2, len(order) - 1))
-    golden = [
-        GoldenFrame(frames[i].reshape(*frames[i].shape[:2], -1), *expected[i]) for i in picked
-    ]
+    pixel_format, golden = made.good.pixel_format, []
+    for i in picked:
+        frame, answer = frames[i], expected[i]
+        if pixel_format:  # the plan keeps golden frames in 8 bits
+            frame = to_uint8(frame, pixel_format)
+            answer = made.answers(frame)
+        golden.append(GoldenFrame(frame.reshape(*frame.shape[:2], -1), *answer))
 
     # Other processors round in other places: room for that, but none for a wrong kernel.
     def room(who: str) -> float:

@@ -278,14 +278,17 @@ def load(
 
     Args:
         path: a plan file written by `adfast build`.
-        device: "cpu"; "cuda" or "cuda:N", an NVIDIA card; or "auto", a card where one can be used
-            and else the CPU: `info` says which, and in "device_note" why it is not the card.
+        device: "cpu"; "cuda" or "cuda:N", an NVIDIA card with the engine's own kernels; "tensorrt"
+            or "tensorrt:N", a card with the TensorRT engine that `adfast build --target tensorrt`
+            put into the plan; or "auto", the first of TensorRT, a card and the CPU that can be
+            used: `info` says which, and in "device_note" why it is not the one before.
         threads: processor threads to use, 1 to 1024; 0 takes all that this process may use. A
             network with two branches runs them side by side, and shares further threads among
             them; one that is a chain works with all threads inside its steps.
-        precision: "f32", "bf16", "f16" (on a card), or "int8" (on the CPU) for plans that are
-            quantised; None takes the plan's own, or f32 where the processor computes bf16 no
-            faster, and bf16 for a quantised plan on a card.
+        precision: "f32", "bf16", "f16" (on a card), or "int8" (on the CPU, or of a TensorRT
+            engine) for plans that are quantised; None takes the plan's own, or f32 where the
+            processor computes bf16 no faster, and bf16 for a quantised plan on a card. A TensorRT
+            engine has one precision and takes no other.
         tactics: a file that `adfast tune` wrote for this plan on this machine: which implementation
             each step uses. None: the engine's own estimates, which depend on the processor alone.
         public_key: the PEM file or the 32 bytes of an Ed25519 key: only a plan that its private

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from adfast.commands.formats import add_pixel_format_argument
 from adfast.errors import ArgumentError
 from adfast.plan_file import MAGIC
 from adfast.progress import bar, phases, say, silent
@@ -48,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="labelled images, DIR/good and DIR/<defect> (or DIR/test/...), for the threshold "
         "instead: the one of the largest F1, or with --max-fpr the one that keeps this rate on the "
         "good ones among them. The plan records it; figures on these images are no test afterwards",
+    )
+    add_pixel_format_argument(
+        parser, "Default: that of a run's training images; for an ONNX file, images of 8 bits"
     )
     group = parser.add_argument_group("large frames")
     group.add_argument(
@@ -149,6 +153,7 @@ def _build(args: argparse.Namespace) -> None:
         tile=args.tile,
         overlap=args.tile_overlap,
         passes_off=[name.strip() for name in args.passes_off.split(",") if name.strip()],
+        pixel_format=args.pixel_format,
         log=say(args.quiet),
         track=silent if args.quiet else bar,
     )

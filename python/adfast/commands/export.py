@@ -15,7 +15,7 @@ With --target tensorrt the source is a plan, and the file holds its network, fro
 on, in standard operators whose types are written out: what trtexec --stronglyTyped builds from.
 adfast build PLAN --target tensorrt does both, on the machine with the card.
 
-examples:
+example:
   adfast export runs/parts -o parts.onnx
   adfast export parts.plan -o parts.f16.onnx --target tensorrt --precision f16
 """
