@@ -152,8 +152,53 @@ def targets(report: Mapping) -> list[Target]:
     return [*found, Target("Loads in under 1 s from a warm file cache, bf16", [loads])]
 
 
+@dataclass(frozen=True)
+class Bound:
+    """How far a ratio is from what the machine's own rate would allow.
+
+    `ratio` is to the best peer's network alone; `at_ceiling` is what it would be if every operation
+    of the network, none of them spared, ran at the best rate that the machine showed; above 1,
+    `share` tells that operations were spared.
+    """
+
+    title: str
+    precision: str
+    ms: float
+    peer: str
+    peer_ms: float
+    ratio: float
+    at_ceiling: float
+    share: float
+    asked: float
+
+
+def bounds(report: Mapping) -> list[Bound]:
+    """Lay the ratios of one machine's report beside what its ceiling allows."""
+    models, found = report["models"], []
+    for title in ROWS:
+        for precision in ("bf16", "int8"):
+            ratio = _at(models, title, "batch1", "ratios", precision, "network")
+            share = _at(models, title, "engine", precision, "ceiling_share")
+            if ratio is None or not share:
+                continue
+            times, peer = models[title]["batch1"]["times"], ratio["best_peer"]
+            ms = times[f"adfast {precision}"]["end_to_end"]["median_ms"]
+            peer_ms = times[peer]["network"]["median_ms"]
+            # `share` is of the time that the engine was measured with.
+            at_ceiling = ratio["ratio"] / share
+            asked = _asked(title, precision)
+            found.append(
+                Bound(title, precision, ms, peer, peer_ms, ratio["ratio"], at_ceiling, share, asked)
+            )
+    return found
+
+
+def _asked(title: str, precision: str) -> float:
+    return 2.0 if (title, precision) == ("ADTR", "bf16") else {"bf16": 1.5, "int8": 1.4}[precision]
+
+
 def _latency(models: Mapping, title: str, precision: str) -> Case:
-    asked = 2.0 if (title, precision) == ("ADTR", "bf16") else {"bf16": 1.5, "int8": 1.4}[precision]
+    asked = _asked(title, precision)
     found = _at(models, title, "batch1", "ratios", precision, "network")
     if found is None:
         return Case(title, "–", "")

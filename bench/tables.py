@@ -372,10 +372,32 @@ def tactics() -> str:
     return "\n\n".join(blocks)
 
 
+def ceilings() -> str:
+    """Return what the latest machine's ceiling leaves to win, model by model."""
+    report = machines()[0]
+    lines = [
+        "| Model | | adfast | of the ceiling | best peer's network | ratio | at the ceiling "
+        "| asked |",
+        "|---" * 8 + "|",
+    ]
+    for b in figures.bounds(report):
+        met = " (met)" if b.ratio >= b.asked else ""
+        most = "–" if b.share >= 1 else f"{b.at_ceiling:.2f}x"
+        if not met and b.share < 1 and b.at_ceiling < b.asked:
+            most += " (asked is out of reach)"
+        lines.append(
+            f"| {b.title} | {b.precision} | {b.ms:.1f} ms | {100 * b.share:.0f} % | "
+            f"{b.peer_ms:.1f} ms, {b.peer} | {b.ratio:.2f}x{met} | {most} | {b.asked:g}x |"
+        )
+    link = speed_source(report).replace("(bench/", "(../bench/")
+    return "\n".join([*lines, "", link])
+
+
 TABLES = {
     "speed": speed,
     "batch": batch,
     "targets": targets,
+    "ceilings": ceilings,
     "parity": parity,
     "accuracy": accuracy,
     "trust": trust,

@@ -10,7 +10,7 @@ set(ADFAST_CUDA "auto" CACHE STRING "auto, on or off: build libadfast_cuda.so")
 set(ADFAST_CUDA_ARCHITECTURES "80-real;90-real;100-real;120" CACHE STRING
     "what the CUDA kernels are compiled for")
 
-set(ADFAST_CUDA_SOURCES attention backend convolution device elementwise execution linear plugin
+set(ADFAST_CUDA_SOURCES attention backend check convolution device elementwise execution halo linear plugin
     score session shape slot tensorrt
     vendor)
 list(TRANSFORM ADFAST_CUDA_SOURCES
@@ -23,6 +23,19 @@ function(adfast_add_cuda_plugin target kernels)
   set_target_properties(${target} PROPERTIES OUTPUT_NAME adfast_cuda)
   target_link_libraries(${target} PRIVATE ${kernels} adfast_runtime ${CMAKE_DL_LIBS})
   set(exports ${PROJECT_SOURCE_DIR}/csrc/backends/cuda/exports.map)
+  target_link_options(${target} PRIVATE -Wl,--exclude-libs,ALL -Wl,--version-script=${exports})
+  set_target_properties(${target} PROPERTIES LINK_DEPENDS ${exports})
+endfunction()
+
+# Our plugins for TensorRT, in the file libadfast_trt.so, which TensorRT opens.
+function(adfast_add_tensorrt_plugins target kernels)
+  set(own ${PROJECT_SOURCE_DIR}/csrc/backends)
+  add_library(${target} MODULE ${own}/tensorrt/plugins.cpp ${own}/cuda/check.cpp
+                               ${own}/cuda/halo.cpp ${ARGN})
+  set_target_properties(${target} PROPERTIES OUTPUT_NAME adfast_trt)
+  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/csrc ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${target} PRIVATE ${kernels})
+  set(exports ${own}/tensorrt/exports.map)
   target_link_options(${target} PRIVATE -Wl,--exclude-libs,ALL -Wl,--version-script=${exports})
   set_target_properties(${target} PROPERTIES LINK_DEPENDS ${exports})
 endfunction()
@@ -46,21 +59,29 @@ if(NOT ADFAST_CUDA STREQUAL "off")
     # What kernels/triton keeps as PTX, assembled here. Targets as in its manifest.
     find_package(Python REQUIRED COMPONENTS Interpreter)
     enable_language(ASM)
-    set(triton ${CMAKE_CURRENT_BINARY_DIR}/triton)
     set(kept ${PROJECT_SOURCE_DIR}/kernels/triton)
-    add_custom_command(
-      OUTPUT ${triton}/triton_kernels.cpp ${triton}/triton_kernels.S ${triton}/triton_kernels.h
-      COMMAND ${Python_EXECUTABLE} ${kept}/embed.py --out ${triton}
-              --ptxas ${CUDAToolkit_BIN_DIR}/ptxas --targets 80,90,100,120
-              --variants "^(halo_)?attention_(fp16|bf16)"
-      DEPENDS ${kept}/embed.py ${kept}/manifest.json ${kept}/ptx.tar.xz
-      VERBATIM)
-    adfast_add_cuda_plugin(adfast_cuda adfast_kernels_cuda
-      ${PROJECT_SOURCE_DIR}/csrc/backends/cuda/triton.cpp
-      ${triton}/triton_kernels.cpp ${triton}/triton_kernels.S)
-    target_include_directories(adfast_cuda PRIVATE ${triton})
-    target_link_libraries(adfast_cuda PRIVATE CUDA::cudart_static)
-    target_link_options(adfast_cuda PRIVATE -Wl,--no-undefined)
+    function(adfast_add_triton folder variants)
+      set(triton ${CMAKE_CURRENT_BINARY_DIR}/${folder})
+      add_custom_command(
+        OUTPUT ${triton}/triton_kernels.cpp ${triton}/triton_kernels.S ${triton}/triton_kernels.h
+        COMMAND ${Python_EXECUTABLE} ${kept}/embed.py --out ${triton}
+                --ptxas ${CUDAToolkit_BIN_DIR}/ptxas --targets 80,90,100,120
+                --variants "${variants}"
+        DEPENDS ${kept}/embed.py ${kept}/manifest.json ${kept}/ptx.tar.xz
+        VERBATIM)
+      set(${folder} ${PROJECT_SOURCE_DIR}/csrc/backends/cuda/triton.cpp
+                    ${triton}/triton_kernels.cpp ${triton}/triton_kernels.S PARENT_SCOPE)
+    endfunction()
+    adfast_add_triton(triton "^(halo_)?attention_(fp16|bf16)")
+    adfast_add_cuda_plugin(adfast_cuda adfast_kernels_cuda ${triton})
+    adfast_add_triton(triton_plugins "^halo_attention_(fp16|bf16)")
+    adfast_add_tensorrt_plugins(adfast_trt adfast_kernels_cuda ${triton_plugins})
+    target_include_directories(adfast_cuda PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/triton)
+    target_include_directories(adfast_trt PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/triton_plugins)
+    foreach(plugin adfast_cuda adfast_trt)
+      target_link_libraries(${plugin} PRIVATE CUDA::cudart_static)
+      target_link_options(${plugin} PRIVATE -Wl,--no-undefined)
+    endforeach()
   elseif(ADFAST_CUDA STREQUAL "on")
     message(FATAL_ERROR "ADFAST_CUDA=on: ${found}")
   else()

@@ -330,6 +330,7 @@ TensorRtSection read_tensorrt(ByteReader in) {
   section.version = section.info.text("version");
   section.capability = section.info.text("capability");
   section.precision = section.info.text("precision");
+  section.plugins = section.info.has("plugins") && section.info.integer("plugins") != 0;
   const auto size = in.number<uint64_t>();
   section.bytes = in.take(size);
   if (section.bytes.empty()) in.fail("an engine of no bytes");

@@ -117,7 +117,8 @@ struct TensorRtSection {
   std::string version;     // as "10.3.0"
   std::string capability;  // as "9.0"
   std::string precision;
-  Table info;  // all of it
+  bool plugins = false;  // of libadfast_trt.so are in it
+  Table info;            // all of it
   std::span<const std::byte> bytes;
 };
 

@@ -116,6 +116,7 @@ adfast_device_plan view_of(const Plan& plan) {
     view.engine_version = engine->version.c_str();
     view.engine_capability = engine->capability.c_str();
     view.engine_precision = engine->precision.c_str();
+    view.engine_plugins = engine->plugins ? 1 : 0;
   }
   return view;
 }

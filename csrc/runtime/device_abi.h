@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ADFAST_DEVICE_ABI 3
+#define ADFAST_DEVICE_ABI 4
 #define ADFAST_DEVICE_SYMBOL "adfast_device"
 
 #ifdef __cplusplus
@@ -34,6 +34,7 @@ typedef struct adfast_device_plan {
   const void* engine;
   size_t engine_bytes;
   const char *engine_version, *engine_capability, *engine_precision;
+  int32_t engine_plugins; /* 1: it has plugins of libadfast_trt.so */
 } adfast_device_plan;
 
 /* Who runs the network. */

@@ -6,6 +6,8 @@ import importlib.util
 import os
 from pathlib import Path
 
+from adfast.errors import ArgumentError
+
 LIBRARIES = "ADFAST_LIBRARIES"
 
 
@@ -21,6 +23,24 @@ def library_folders() -> list[str]:
     for place in _package("nvidia"):
         folders += sorted(str(path) for path in place.glob("*/lib") if path.is_dir())
     return folders + [str(place) for place in _package("tensorrt_libs")]
+
+
+def own_library(name: str) -> Path:
+    """Find a library that was built with the engine: in ADFAST_LIBRARIES, or beside it.
+
+    Raises:
+        ArgumentError: it was not built.
+    """
+    from adfast import _core
+
+    folder = Path(_core.__file__).parent
+    asked = os.environ.get(LIBRARIES, "").split(":")
+    for place in [*(Path(each) for each in asked if each), folder, folder / "lib"]:
+        if (place / name).is_file():
+            return place / name
+    raise ArgumentError(
+        f"this adfast was built without {name}; build it where a CUDA compiler is at hand"
+    )
 
 
 def _package(name: str) -> list[Path]:

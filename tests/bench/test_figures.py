@@ -90,6 +90,44 @@ def test_targets_are_met_not_met_or_not_measured():
     assert [case.name for case in tail.cases] == ["GTrans-R34 bf16"]
 
 
+def bound_report(**shares) -> dict:
+    """Models whose bf16 takes 10 ms, the best peer's network 20 ms, at these shares."""
+    times = {
+        "adfast bf16": {"end_to_end": {"median_ms": 10.0}},
+        "A bf16": {"end_to_end": {"median_ms": 30.0}, "network": {"median_ms": 20.0}},
+    }
+    ratios = {"bf16": {"network": {"ratio": 2.0, "best_peer": "A bf16"}}}
+    return {
+        "models": {
+            title: {
+                "commit": "abc",
+                "batch1": {"times": times, "ratios": ratios, "rounds": 3},
+                "engine": {"bf16": {"ceiling_share": share}},
+            }
+            for title, share in shares.items()
+        },
+        "machine": {"processor": "One", "cores": 2},
+        "date": "2026-01-01",
+        "command": "make bench",
+    }
+
+
+def test_a_ceiling_bounds_the_ratio(monkeypatch):
+    """Half of the machine's rate: at all of it, twice the ratio."""
+    report = bound_report(SAAE=0.5, HaloAE=1.2)
+    saae, halo = figures.bounds(report)
+    assert (saae.title, saae.ratio, saae.at_ceiling, saae.asked) == ("SAAE", 2.0, 4.0, 1.5)
+    assert halo.share > 1 and figures.bounds({"models": {"SAAE": {}}}) == []
+    monkeypatch.setattr(tables, "machines", lambda: [report])
+    lines = tables.ceilings().split("\n")
+    assert "50 %" in lines[2] and "2.00x (met) | 4.00x | 1.5x" in lines[2]
+    assert "120 %" in lines[3] and "| – |" in lines[3]  # operations were spared
+    slow = bound_report(SAAE=0.9)
+    slow["models"]["SAAE"]["batch1"]["ratios"]["bf16"]["network"]["ratio"] = 1.0
+    monkeypatch.setattr(tables, "machines", lambda: [slow])
+    assert "1.00x | 1.11x (asked is out of reach) | 1.5x" in tables.ceilings()
+
+
 def test_few_frames_say_nothing_of_ten_thousand():
     report = REPORT | {"endurance": {"frames": 100, "resident_growth_kb": 0}}
     flat = next(t for t in figures.targets(report) if t.text.startswith("Resident"))

@@ -1,4 +1,5 @@
-// The places of csrc/backends/cuda/nvinfer.h against TensorRT's own headers, where those are at
+// What csrc/backends/cuda/nvinfer.h and csrc/backends/tensorrt/nvinfer_plugin.h know, against
+// TensorRT's own headers, where those are at
 // hand; its public headers are not part of this project.
 //
 //   g++ -std=c++20 -I csrc -I TENSORRT/include -I CUDA/include tests/cuda/nvinfer_layout.cpp \
@@ -11,6 +12,7 @@
 #include <string>
 
 #include "backends/cuda/nvinfer.h"
+#include "backends/tensorrt/nvinfer_plugin.h"
 
 namespace {
 
@@ -30,6 +32,12 @@ void check(const char* name, Member member, int expected) {
   if (found == expected) return;
   std::printf("%s is at place %d, expected %d\n", name, found, expected);
   failures += 1;
+}
+
+// A function of a plugin's interface has its place in both.
+template <class Theirs, class Ours>
+void same(const char* name, Theirs theirs, Ours ours) {
+  check(name, theirs, place_of(ours));
 }
 
 void require(bool holds, const char* what) {
@@ -57,6 +65,93 @@ struct Engine final : nvinfer1::ICudaEngine {
   explicit Engine(nvinfer1::apiv::VCudaEngine* implementation) { mImpl = implementation; }
   ~Engine() noexcept override { destroyed = true; }
 };
+
+void check_plugins(const adfast::cuda::nvinfer::Places& places) {
+  using namespace nvinfer1;
+  namespace own = adfast::tensorrt;
+  check("loadLibrary", &IPluginRegistry::loadLibrary, places.load_library);
+  check("getCreator", &IPluginRegistry::getCreator, places.get_creator);
+
+  same("getInterfaceInfo", &IVersionedInterface::getInterfaceInfo, &own::Versioned::interface_info);
+  same("getAPILanguage", &IVersionedInterface::getAPILanguage, &own::Versioned::api_language);
+  same("getCapabilityInterface", &IPluginV3::getCapabilityInterface, &own::Plugin::capability);
+  same("clone", &IPluginV3::clone, &own::Plugin::clone);
+
+  using TheirCore = IPluginV3OneCore;
+  same("core getPluginName", &TheirCore::getPluginName, &own::Core::plugin_name);
+  same("core getPluginVersion", &TheirCore::getPluginVersion, &own::Core::plugin_version);
+  same("core getPluginNamespace", &TheirCore::getPluginNamespace, &own::Core::plugin_namespace);
+
+  using TheirBuild = v_1_0::IPluginV3OneBuild;
+  same("configurePlugin", &TheirBuild::configurePlugin, &own::Build::configure);
+  same("getOutputDataTypes", &TheirBuild::getOutputDataTypes, &own::Build::output_types);
+  same("getOutputShapes", &TheirBuild::getOutputShapes, &own::Build::output_shapes);
+  same("supportsFormatCombination", &TheirBuild::supportsFormatCombination, &own::Build::supports);
+  same("getNbOutputs", &TheirBuild::getNbOutputs, &own::Build::output_count);
+  same("getWorkspaceSize", &TheirBuild::getWorkspaceSize, &own::Build::workspace_bytes);
+  same("getValidTactics", &TheirBuild::getValidTactics, &own::Build::valid_tactics);
+  same("getNbTactics", &TheirBuild::getNbTactics, &own::Build::tactic_count);
+  same("getTimingCacheID", &TheirBuild::getTimingCacheID, &own::Build::timing_cache_id);
+  same("getFormatCombinationLimit", &TheirBuild::getFormatCombinationLimit,
+       &own::Build::format_combination_limit);
+  same("getMetadataString", &TheirBuild::getMetadataString, &own::Build::metadata);
+
+  using TheirRuntime = IPluginV3OneRuntime;
+  same("setTactic", &TheirRuntime::setTactic, &own::Runtime::set_tactic);
+  same("onShapeChange", &TheirRuntime::onShapeChange, &own::Runtime::on_shape_change);
+  same("enqueue", &TheirRuntime::enqueue, &own::Runtime::enqueue);
+  same("attachToContext", &TheirRuntime::attachToContext, &own::Runtime::attach_to_context);
+  same("getFieldsToSerialize", &TheirRuntime::getFieldsToSerialize,
+       &own::Runtime::fields_to_serialize);
+
+  using TheirCreator = IPluginCreatorV3One;
+  same("createPlugin", &TheirCreator::createPlugin, &own::Creator::create);
+  same("getFieldNames", &TheirCreator::getFieldNames, &own::Creator::field_names);
+  same("creator getPluginName", &TheirCreator::getPluginName, &own::Creator::plugin_name);
+  same("creator getPluginVersion", &TheirCreator::getPluginVersion, &own::Creator::plugin_version);
+  same("creator getPluginNamespace", &TheirCreator::getPluginNamespace,
+       &own::Creator::plugin_namespace);
+
+  // Which interface an object is, by the text that TensorRT asks it for.
+  struct Theirs final : IPluginCreatorV3One {
+    IPluginV3* createPlugin(const char*, const PluginFieldCollection*,
+                            TensorRTPhase) noexcept override {
+      return nullptr;
+    }
+    const PluginFieldCollection* getFieldNames() noexcept override { return nullptr; }
+    const char* getPluginName() const noexcept override { return ""; }
+    const char* getPluginVersion() const noexcept override { return ""; }
+    const char* getPluginNamespace() const noexcept override { return ""; }
+  } theirs;
+  const auto& as_ours = reinterpret_cast<const own::Creator&>(theirs);
+  const auto info = as_ours.own::Creator::interface_info(), said = as_ours.interface_info();
+  require(
+      std::string(info.kind) == said.kind && info.major == said.major && info.minor == said.minor,
+      "the creator's interface has another name");
+
+  require(sizeof(PluginTensorDesc) == sizeof(own::TensorDesc), "PluginTensorDesc");
+  require(offsetof(PluginTensorDesc, type) == offsetof(own::TensorDesc, type), "type");
+  require(offsetof(PluginTensorDesc, format) == offsetof(own::TensorDesc, format), "format");
+  require(sizeof(DynamicPluginTensorDesc) == sizeof(own::DynamicTensorDesc), "dynamic");
+  require(sizeof(DimsExprs) == sizeof(own::SymbolicDims), "DimsExprs");
+  require(offsetof(DimsExprs, d) == offsetof(own::SymbolicDims, sides), "DimsExprs.d");
+  require(sizeof(PluginField) == sizeof(own::Field), "PluginField");
+  require(offsetof(PluginField, type) == offsetof(own::Field, type), "PluginField.type");
+  require(sizeof(PluginFieldCollection) == sizeof(own::Fields), "PluginFieldCollection");
+  require(offsetof(PluginFieldCollection, fields) == offsetof(own::Fields, fields), "fields");
+  require(static_cast<int>(PluginFieldType::kFLOAT32) == static_cast<int>(own::FieldType::f32) &&
+              static_cast<int>(PluginFieldType::kINT32) == static_cast<int>(own::FieldType::i32),
+          "PluginFieldType");
+  require(static_cast<int>(DataType::kHALF) == static_cast<int>(own::ElementType::f16) &&
+              static_cast<int>(DataType::kBF16) == static_cast<int>(own::ElementType::bf16) &&
+              static_cast<int>(TensorFormat::kLINEAR) == static_cast<int>(own::Format::linear),
+          "DataType or TensorFormat");
+  require(static_cast<int>(PluginCapabilityType::kBUILD) ==
+                  static_cast<int>(own::CapabilityType::build) &&
+              static_cast<int>(PluginCapabilityType::kRUNTIME) ==
+                  static_cast<int>(own::CapabilityType::runtime),
+          "PluginCapabilityType");
+}
 
 }  // namespace
 
@@ -108,6 +203,8 @@ int main() {
           "the implementation is not the object's second word");
   own::destroy(static_cast<ICudaEngine*>(engine));
   require(destroyed, "the object is not destroyed");
+
+  check_plugins(places);
 
   std::printf("TensorRT %d.%d.%d: %d differences\n", NV_TENSORRT_MAJOR, NV_TENSORRT_MINOR,
               NV_TENSORRT_PATCH, failures);

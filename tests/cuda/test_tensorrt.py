@@ -195,6 +195,87 @@ def test_a_card_without_cudnn_runs_engines(with_engine, cuda, tmp_path):
     assert done.stdout == "tensorrt\n"
 
 
+@pytest.mark.parametrize("version", ["10.4.0", "11.4.0"])
+def test_an_engine_with_plugins(version, with_engine, cuda, tmp_path):
+    """Its plugins are registered where they were built, and missed where they were not."""
+    path = with_engine(version=version, plugins=1)
+    code = (
+        "import adfast, sys\n"
+        "engine = adfast.load(sys.argv[1])\n"
+        "again = adfast.load(sys.argv[1])\n"
+        "print(engine.info['device'], again.info['device'], engine.info['device_note'])\n"
+    )
+
+    def run(folder):
+        return subprocess.run(
+            [sys.executable, "-c", code, str(path)],
+            env={"ADFAST_LIBRARIES": str(folder)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert run(cuda.folders[0]) == "tensorrt tensorrt \n"
+    for library in Path(cuda.folders[0]).glob("lib*.so*"):
+        if "trt" not in library.name:
+            # A copy: the plugins are looked for beside the file itself too.
+            (tmp_path / library.name).write_bytes(library.read_bytes())
+    said = run(tmp_path)
+    assert said.startswith("cuda cuda [tensorrt]") and "no libadfast_trt.so" in said
+
+
+@pytest.mark.parametrize("major", builder.MAJORS)
+def test_the_true_registry_takes_our_plugins(major, cuda):
+    """The runtimes of TensorRT open libadfast_trt.so and make its plugin, without a card."""
+    site = ROOT / ".venv" / f"tensorrt{major}"
+    library = site / "tensorrt_lean_libs" / f"libnvinfer_lean.so.{major}"
+    if not library.exists():
+        pytest.skip(f"no runtime of TensorRT {major} here: `make test` looks for one")
+    done = subprocess.run(
+        [sys.executable, "-c", REGISTRY, str(library), f"{cuda.folders[0]}/libadfast_trt.so"]
+        + [str(place) for place in {10: (10, 14), 11: (6, 10)}[major]],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["opened", "found", "named", "made"]
+
+
+# Calls the registry by the places of nvinfer.h.
+REGISTRY = """
+import ctypes, sys
+pointer, text = ctypes.c_void_p, ctypes.c_char_p
+
+def function(this, place, result, *arguments):
+    table = ctypes.cast(this, ctypes.POINTER(ctypes.POINTER(pointer)))[0]
+    return ctypes.CFUNCTYPE(result, pointer, *arguments)(table[place])
+
+library = ctypes.CDLL(sys.argv[1])
+library.getPluginRegistry.restype = pointer
+registry = library.getPluginRegistry()
+load, find = (int(place) for place in sys.argv[3:])
+if function(registry, load, pointer, text)(registry, sys.argv[2].encode()): print("opened")
+words = b"AdfastHaloAttention", b"1", b""
+creator = function(registry, find, pointer, text, text, text)(registry, *words)
+if creator: print("found")
+if function(creator, 6, text)(creator) == words[0]: print("named")
+
+class Field(ctypes.Structure):
+    _fields_ = [("name", text), ("data", pointer), ("type", ctypes.c_int32), ("n", ctypes.c_int32)]
+class Fields(ctypes.Structure):
+    _fields_ = [("count", ctypes.c_int32), ("fields", ctypes.POINTER(Field))]
+
+numbers = {b"block": 12, b"halo": 2, b"heads": 4, b"legacy_mask": 0}
+kept = [ctypes.c_int32(n) for n in numbers.values()] + [ctypes.c_float(0.25)]
+fields = (Field * 5)(*(
+    Field(name, ctypes.addressof(value), 5 if name in numbers else 1, 1)
+    for name, value in zip([*numbers, b"scale"], kept)))
+given = Fields(5, fields)
+make = function(creator, 4, pointer, text, ctypes.POINTER(Fields), ctypes.c_int32)
+if make(creator, b"layer", ctypes.byref(given), 1): print("made")
+"""
+
+
 @pytest.mark.parametrize("major", builder.MAJORS)
 def test_the_true_library(major, plain, cuda, tmp_path):
     """Without a card it does not start, and says why: opened, asked for its version, and heard."""
@@ -252,6 +333,8 @@ class FakeTensorRt:
     def __init__(self, trouble: str = "") -> None:
         self.trouble = trouble
         self.cleared: list[int] = []
+        self.loaded: list[str] = []  # libraries of plugins
+        self.domains: set[str] = set()
         trt = self
 
         class Builder:
@@ -297,6 +380,7 @@ class FakeTensorRt:
                 import onnx
 
                 graph = onnx.load_from_string(data).graph
+                trt.domains |= {node.domain for node in graph.node}
                 for each in (*graph.input, *graph.output):
                     shape = each.type.tensor_type.shape
                     self.network[each.name] = [side.dim_value for side in shape.dim]
@@ -306,6 +390,16 @@ class FakeTensorRt:
                 return Error()
 
         self.Builder, self.OnnxParser = Builder, OnnxParser
+
+    def get_plugin_registry(self):
+        return self
+
+    def load_library(self, path):
+        self.loaded.append(path)
+
+    def get_creator(self, name, version, space):
+        assert (name, version, space) == ("AdfastHaloAttention", "1", "")
+        return self.loaded if self.loaded and self.trouble != "registry" else None
 
 
 @pytest.fixture
@@ -317,6 +411,7 @@ def tensorrt(monkeypatch, cuda):
     def install(trouble=""):
         fake = FakeTensorRt(trouble)
         monkeypatch.setattr(builder, "import_tensorrt", lambda: fake)
+        return fake
 
     install()
     return install
@@ -358,6 +453,21 @@ def test_engines_that_are_not_taken(trouble, error, message, plain, tensorrt, tm
     with pytest.raises(error, match=message):
         add_engine(plain, tmp_path / "a.plan")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_gets_an_engine_with_plugins(cuda, tensorrt, plan_of_model, tmp_path):
+    """As far as a stand-in goes: TensorRT has our plugin before it reads the network."""
+    fake = tensorrt()
+    with pytest.raises(AdfastError):  # its answers are another network's
+        add_engine(plan_of_model("haloae"), tmp_path / "a.plan", plugins=True)
+    assert fake.loaded == [f"{cuda.folders[0]}/libadfast_trt.so"] and fake.domains == {"adfast", ""}
+    fake = tensorrt("registry")
+    with pytest.raises(ArgumentError, match=r"does not take .*libadfast_trt\.so"):
+        add_engine(plan_of_model("haloae"), tmp_path / "a.plan", plugins=True)
+    fake = tensorrt()
+    with pytest.raises(AdfastError):
+        add_engine(plan_of_model("saae"), tmp_path / "a.plan", plugins=True)
+    assert fake.loaded == []  # no halo attention, no plugins
 
 
 def test_an_engine_that_answers_otherwise_is_refused(tensorrt, tiny_plan, tmp_path):

@@ -95,6 +95,18 @@ def run(parses, builds):
         assert not (parses and builds)
 
 run(True, b"engine"), run(False, None), run(True, None)
+
+class registry:
+    __version__ = "11.4.0.106"
+    known = []
+    get_plugin_registry = recorded("IPluginRegistry", {
+        "get_creator": lambda *words: registry.known[0] if registry.known else None,
+        "load_library": lambda path: registry.known.append(path),
+    })
+
+builder.load_plugins(registry, "library")
+builder.load_plugins(registry, "library")
+assert registry.known == ["library"]
 print(json.dumps(seen))
 """
 
@@ -111,7 +123,8 @@ for name, attribute, given in json.load(sys.stdin):
         problems.append(f"{name}.{attribute} is missing")
         continue
     text = (member.__doc__ or "").strip().split("\\n")[0]
-    made_elsewhere = name in ("IBuilderConfig", "ParserError") and attribute == "__init__"
+    made_elsewhere = attribute == "__init__" and name in (
+        "IBuilderConfig", "ParserError", "IPluginRegistry")
     if given is None or "*args" in text or made_elsewhere:
         continue
     inside = re.search(r"\\((.*)\\)", text).group(1)
@@ -170,6 +183,7 @@ def test_the_build_script_fits_the_bindings(major, tmp_path):
     assert version.startswith(f"{major}.") and problems == []
     called = {(name, attribute) for name, attribute, _ in json.loads(calls)}
     assert {("Builder", "build_serialized_network"), ("OnnxParser", "parse")} <= called
+    assert {("IPluginRegistry", "load_library")} <= called
     assert {("ILogger", "log"), ("IProgressMonitor", "step_complete")} <= called
 
 

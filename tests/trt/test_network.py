@@ -10,14 +10,18 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from adfast import _core, load
 from adfast.compiler import reference
-from adfast.compiler.graph import Graph
+from adfast.compiler.graph import Graph, Node
 from adfast.compiler.ops import table
 from adfast.compiler.reader import graph_of
 from adfast.compiler.writer import Golden, plan_fields, write_plan, write_test_plan
 from adfast.errors import ArgumentError, CompileError
+from adfast.tensorrt import builder
+from adfast.tensorrt.emitter import PLUGIN_DOMAIN
 from adfast.tensorrt.lowering import lowerings
 from adfast.tensorrt.network import OPERATORS, PRECISIONS, ops_to_onnx, to_onnx
 from adfast.tensorrt.target import export_network
@@ -180,6 +184,43 @@ def test_bf16_is_f16_with_other_digits(graph):
         assert b.data_type == swapped.get(a.data_type, a.data_type) and a.dims == b.dims
         x, y = (onnx.numpy_helper.to_array(each).astype(np.float64) for each in (a, b))
         assert (np.abs(x - y) <= np.abs(x) / 128 + 1e-7).all(), a.name
+
+
+class AdfastHaloAttention(OpRun):
+    """The plugin's node, as the compiler's reference has it."""
+
+    op_domain = PLUGIN_DOMAIN
+
+    def _run(self, q, k, v, rows, columns, **attrs):
+        maps = [x.transpose(0, 3, 1, 2).astype(np.float64) for x in (q, k, v)]
+        numbers = {key: int(attrs[key]) for key in ("block", "halo", "heads", "legacy_mask")}
+        node = Node("halo_attention", [], numbers | {"scale": float(attrs["scale"])}, "halo")
+        made = reference.evaluate(node, [*maps, rows, columns])[0]
+        return (made.transpose(0, 2, 3, 1).astype(q.dtype),)
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.op == "halo_attention" and not case.hot], ids=str
+)
+def test_halo_attention_as_a_plugin(case, precision):
+    arrays = case.arrays()
+    graph, inputs = case.graph(arrays)
+    model = ops_to_onnx(graph, precision, plugins=True)
+    assert [node.domain for node in model.graph.node].count(PLUGIN_DOMAIN) == 1
+    evaluator = ReferenceEvaluator(model, new_ops=[AdfastHaloAttention])
+    got = evaluator.run(None, inputs)[0]
+    want = reference.run(graph, inputs)["out0"]
+    assert np.abs(got - want).max() <= TOLERANCE[precision] * np.abs(want).max()
+
+
+def test_only_halo_attention_becomes_a_plugin(graph):
+    wanted = sum(node.op == "halo_attention" for node in graph.nodes)
+    model = to_onnx(graph, "f16", plugins=True)
+    plugins = [node for node in model.graph.node if node.domain == PLUGIN_DOMAIN]
+    assert len(plugins) == wanted
+    assert {node.op_type for node in plugins} <= {builder.PLUGIN}
+    assert not any(node.domain for node in to_onnx(graph, "f16").graph.node)
 
 
 def test_the_same_plan_gives_the_same_bytes(graph):

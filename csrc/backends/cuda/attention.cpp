@@ -2,6 +2,7 @@
 #include <array>
 
 #include "backends/cuda/backend.h"
+#include "backends/cuda/halo.h"
 
 namespace adfast::cuda {
 namespace {
@@ -88,38 +89,6 @@ std::unique_ptr<Operator> make_attention(const OperatorRequest& request, Device&
       });
 }
 
-// The variant of kernels/triton/halo_attention.py for these sizes, or null.
-const TritonKernel* triton_halo_attention(const nodes::HaloAttention& node, Device& device) {
-  const std::string type = triton_type(device.features);
-  const int64_t width = node.dim / node.heads;
-  const bool kept = node.block == 12 && node.halo == 2 && width == 16 &&
-                    node.value_dim / node.heads == 16 && node.scale > 0;
-  if (type.empty() || !kept) return nullptr;
-  return device.triton->find("halo_attention_" + type + "_b12h2_d16" +
-                             (node.legacy_mask ? "_legacy" : ""));
-}
-
-std::function<void()> launch_halo_attention(const TritonKernel& kernel,
-                                            const kernels::HaloAttentionArgs& args,
-                                            const Device& device) {
-  const int64_t squares = args.height / args.block * (args.width / args.block);
-  const dim3 grid(static_cast<unsigned>(squares) *
-                      tiles(args.block * args.block, kernel.constants.at("BLOCK_Q")),
-                  static_cast<unsigned>(args.heads), 1);
-  return [&kernel, args, grid, stream = device.lane->stream] {
-    kernels::HaloAttentionArgs a = args;
-    int32_t height = static_cast<int32_t>(a.height), width = static_cast<int32_t>(a.width);
-    int32_t dim = static_cast<int32_t>(a.dim), value_dim = static_cast<int32_t>(a.value_dim);
-    int64_t one_map = 0;  // from a map to the next, of which there is none
-    float scale = a.scale * log2_of_e;
-    check(kernel.launch(grid,
-                        {&a.q, &a.k, &a.v, &a.rows, &a.columns, &a.out, &height, &width, &dim, &dim,
-                         &value_dim, &value_dim, &one_map, &one_map, &one_map, &one_map, &scale},
-                        stream),
-          "halo_attention");
-  };
-}
-
 std::unique_ptr<Operator> make_halo_attention(const OperatorRequest& request, Device& device) {
   const nodes::HaloAttention node = nodes::halo_attention(request);
   kernels::HaloAttentionArgs args{};
@@ -133,7 +102,7 @@ std::unique_ptr<Operator> make_halo_attention(const OperatorRequest& request, De
   args.heads = node.heads;
   args.scale = node.scale;
   args.legacy_mask = node.legacy_mask;
-  const TritonKernel* fast = triton_halo_attention(node, device);
+  const TritonKernel* fast = triton_halo_attention(args, *device.triton);
   return std::make_unique<SimpleOperator>(
       fast != nullptr ? "adfast:triton" : "adfast:cuda", node.flops, 0,
       [args, rows = shared_floats(*request.inputs[3]), columns = shared_floats(*request.inputs[4]),
@@ -145,8 +114,9 @@ std::unique_ptr<Operator> make_halo_attention(const OperatorRequest& request, De
         bound.rows = floats_of(rows);
         bound.columns = floats_of(columns);
         bound.out = binding.outputs[0];
-        if (fast != nullptr) return launch_halo_attention(*fast, bound, device);
-        return launch(kernels::halo_attention, bound, device, "halo_attention");
+        return std::function<void()>([fast, bound, stream = device.lane->stream] {
+          check(launch_halo_attention(fast, bound, stream), "halo_attention");
+        });
       });
 }
 

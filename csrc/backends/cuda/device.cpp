@@ -39,17 +39,6 @@ uint16_t to_f16(float value) {
 
 }  // namespace
 
-void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  cudaGetLastError();
-  if (status == cudaErrorMemoryAllocation) {
-    throw Error(ErrorKind::run, std::string("[cuda] out of device memory while ") + what +
-                                    "; close what else uses the card, or load fewer plans on it");
-  }
-  throw Error(ErrorKind::run,
-              std::string("[cuda] ") + what + " failed: " + cudaGetErrorString(status));
-}
-
 void check_cudnn(const Cudnn& cudnn, cudnn::Status status, const char* what) {
   if (status == 0) return;
   throw Error(ErrorKind::run,

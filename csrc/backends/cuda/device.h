@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "backends/cuda/check.h"
 #include "backends/cuda/tensorrt.h"
 #include "backends/cuda/triton.h"
 #include "backends/cuda/vendor.h"
@@ -19,8 +20,6 @@
 
 namespace adfast::cuda {
 
-// Throws ErrorKind::run naming what was done, except where memory ran out: the message says so.
-void check(cudaError_t status, const char* what);
 void check_cudnn(const Cudnn& cudnn, cudnn::Status status, const char* what);
 void check_cublas(cublas::Status status, const char* what);
 

@@ -42,36 +42,41 @@ class Logger11 {
 
 // Of a runtime.
 inline constexpr int deserialize = 3;
-// Of an engine and of a context.
+// Of an engine, of a context, and of the registry of plugins.
 struct Places {
   int create_context, tensor_shape, tensor_type, tensor_mode, tensor_count, tensor_name, memory;
   int set_address, enqueue;
+  int load_library, get_creator;
 };
-inline constexpr Places places_10 = {5, 19, 20, 23, 30, 31, 52, 24, 37};
-inline constexpr Places places_11 = {5, 15, 16, 19, 26, 27, 44, 23, 36};
+inline constexpr Places places_10 = {5, 19, 20, 23, 30, 31, 52, 24, 37, 10, 14};
+inline constexpr Places places_11 = {5, 15, 16, 19, 26, 27, 44, 23, 36, 6, 10};
 
 // The oldest minor version of a major one that has all of them; -1 where the major is unknown.
 constexpr int least_minor(int major) { return major == 10 ? 2 : major == 11 ? 0 : -1; }
 constexpr const Places& places_of(int major) { return major == 10 ? places_10 : places_11; }
 
-// Calls a function of an object's implementation by its place.
+// Calls a function of an object by its place: the registry's.
+template <class Result, class... Args>
+Result call_own(void* object, int place, Args... args) {
+  void* function = (*static_cast<void***>(object))[place];
+  return reinterpret_cast<Result (*)(void*, Args...)>(function)(object, args...);
+}
+
+// Calls a function of an object's implementation: all others'.
 template <class Result, class... Args>
 Result call(void* object, int place, Args... args) {
-  void* implementation = static_cast<void**>(object)[1];
-  void* function = (*static_cast<void***>(implementation))[place];
-  return reinterpret_cast<Result (*)(void*, Args...)>(function)(implementation, args...);
+  return call_own<Result>(static_cast<void**>(object)[1], place, args...);
 }
 
 // `delete`: the second of the two destructors that head the object's own table.
-inline void destroy(void* object) {
-  void* function = (*static_cast<void***>(object))[1];
-  reinterpret_cast<void (*)(void*)>(function)(object);
-}
+inline void destroy(void* object) { call_own<void>(object, 1); }
 
 // What the library exports.
 using Version = int32_t (*)();
 using CreateRuntime = void* (*)(void* logger, int32_t version);
+using Registry = void* (*)();
 inline constexpr char version_symbol[] = "getInferLibVersion";
 inline constexpr char create_runtime_symbol[] = "createInferRuntime_INTERNAL";
+inline constexpr char registry_symbol[] = "getPluginRegistry";
 
 }  // namespace adfast::cuda::nvinfer

@@ -108,7 +108,7 @@ std::unique_ptr<CudaSession> open_engine(const adfast_device_plan& plan,
                                          "; leave precision out, or make another engine");
   }
   const EngineImage image{plan.engine_version, plan.engine_capability, plan.engine_precision,
-                          bytes_of(plan.engine, plan.engine_bytes)};
+                          plan.engine_plugins != 0, bytes_of(plan.engine, plan.engine_bytes)};
   return std::make_unique<CudaSession>(graph_of(plan), options.device, DType::f32, options.folders,
                                        &image);
 }

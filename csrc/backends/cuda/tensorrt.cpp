@@ -1,12 +1,14 @@
 #include "backends/cuda/tensorrt.h"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <utility>
 
 #include "backends/cuda/backend.h"
 #include "core/error.h"
+#include "core/text.h"
 
 namespace adfast::cuda {
 namespace {
@@ -25,6 +27,38 @@ std::string version_text(int32_t number) {
 
 const char* const remedy =
     "; make it anew on this machine with adfast build PLAN --target tensorrt";
+
+// Our plugins lie beside this library, or where vendors' libraries are looked for.
+std::string plugin_path(const std::string& folders) {
+  Dl_info info;
+  std::string places = folders;
+  if (dladdr(op_name, &info) != 0 && info.dli_fname != nullptr) {
+    const std::string own = info.dli_fname;
+    places += ":" + own.substr(0, own.rfind('/'));
+  }
+  for (const std::string& folder : split(places, ':')) {
+    const std::string path = folder + "/libadfast_trt.so";
+    if (access(path.c_str(), R_OK) == 0) return path;
+  }
+  refuse(
+      "the plan's engine has plugins of adfast, and there is no libadfast_trt.so: this adfast was "
+      "built without it");
+}
+
+void register_plugins(void* library, const nvinfer::Places& places, const std::string& folders) {
+  const auto find_registry =
+      reinterpret_cast<nvinfer::Registry>(dlsym(library, nvinfer::registry_symbol));
+  void* registry = find_registry == nullptr ? nullptr : find_registry();
+  if (registry == nullptr) refuse("this libnvinfer has no registry of plugins");
+  const auto known = [&] {
+    const char *name = "AdfastHaloAttention", *version = "1", *space = "";
+    return nvinfer::call_own<void*>(registry, places.get_creator, name, version, space) != nullptr;
+  };
+  if (known()) return;
+  const std::string path = plugin_path(folders);
+  nvinfer::call_own<void*>(registry, places.load_library, path.c_str());
+  if (!known()) refuse("TensorRT does not take the plugins in " + path);
+}
 
 std::unique_ptr<Operator> make_engine_step(const OperatorRequest& request, Device& device) {
   using nvinfer::TensorMode;
@@ -145,6 +179,7 @@ TensorRtEngine::TensorRtEngine(const EngineImage& image, const std::string& capa
            std::to_string(nvinfer::least_minor(major)) + " or newer");
   }
   places_ = &nvinfer::places_of(major);
+  if (image.plugins) register_plugins(library, *places_, folders);
   runtime_ = create(listener_->logger(major), number);
   // Without a driver it gives a small number instead of an object.
   if (reinterpret_cast<uintptr_t>(runtime_) < 65536) {

@@ -17,6 +17,7 @@ struct EngineImage {
   std::string version;     // of TensorRT, as "10.3.0"
   std::string capability;  // of the card, as "9.0"
   std::string precision;
+  bool plugins = false;  // of ours are in it
   std::span<const std::byte> bytes;
 };
 

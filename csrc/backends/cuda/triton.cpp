@@ -1,6 +1,6 @@
 #include "backends/cuda/triton.h"
 
-#include "backends/cuda/device.h"
+#include "backends/cuda/check.h"
 #include "triton_kernels.h"
 
 namespace adfast::cuda {

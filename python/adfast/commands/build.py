@@ -84,6 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the engine; auto (default): int8 where the plan is quantised, else f16",
     )
     group.add_argument(
+        "--engine-plugins",
+        action="store_true",
+        help="run halo attention (HaloAE) in adfast's kernel, as a plugin of TensorRT's, instead "
+        "of in TensorRT's own layers",
+    )
+    group.add_argument(
         "--card", type=int, default=0, metavar="N", help="number of the card (default: 0)"
     )
     group.add_argument(
@@ -169,6 +175,7 @@ def _add_engine(args: argparse.Namespace, plan: Path) -> None:
             precision=None if args.engine_precision == "auto" else args.engine_precision,
             card=args.card,
             level=args.engine_level,
+            plugins=args.engine_plugins,
             log=say(args.quiet),
             progress=progress,
         )

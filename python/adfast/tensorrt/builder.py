@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from adfast.errors import AdfastError, ArgumentError, CompileError
 
 #: What is called here is the same in these major versions.
 MAJORS = (10, 11)
+#: Of libadfast_trt.so.
+PLUGIN, PLUGIN_VERSION = "AdfastHaloAttention", "1"
 REMEDY = "pip install 'tensorrt==11.*' on a machine with the card that the engine is for"
 
 
@@ -89,6 +92,21 @@ def import_tensorrt() -> Any:
             f"[tensorrt] this is TensorRT {tensorrt.__version__}, expected 10 or 11; {REMEDY}"
         )
     return tensorrt
+
+
+def load_plugins(trt: Any, library: Path) -> None:
+    """Make the plugins of libadfast_trt.so known to TensorRT.
+
+    Raises:
+        ArgumentError: TensorRT does not take them.
+    """
+    registry = trt.get_plugin_registry()
+    for attempt in range(2):
+        if registry.get_creator(PLUGIN, PLUGIN_VERSION, "") is not None:
+            return
+        if attempt == 0:
+            registry.load_library(str(library))
+    raise ArgumentError(f"[tensorrt] TensorRT {trt.__version__} does not take {library}")
 
 
 def build_engine(

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: Element types by their names in plans.
 TYPES = {"f32": "FLOAT", "f16": "FLOAT16", "bf16": "BFLOAT16", "i8": "INT8", "bool": "BOOL"}
 
+#: Of nodes that stand for plugins in libadfast_trt.so; TensorRT's parser knows them by their names.
+PLUGIN_DOMAIN = "adfast"
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -33,13 +36,15 @@ class Tensor:
 class Emitter:
     """Nodes and constants as they come; every name once, every cast and constant once."""
 
-    def __init__(self, narrow: str):
+    def __init__(self, narrow: str, plugins: bool = False):
         """Begin an empty graph.
 
         Args:
             narrow: what products and feature maps are held in: "f32", "f16" or "bf16".
+            plugins: whether there may be nodes that stand for plugins of `PLUGIN_DOMAIN`.
         """
         self.narrow = narrow
+        self.plugins = plugins
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.scope = ""  # the plan's node that is being written
@@ -80,6 +85,12 @@ class Emitter:
         names = ["" if value is None else value.name for value in inputs]
         self.nodes.append(helper.make_node(kind, names, [name], name=name, **attrs))
         return Tensor(name, element or first.type, tuple(int(side) for side in shape))
+
+    def plugin(self, kind: str, inputs: Sequence[Tensor], shape: Sequence[int], **attrs: Any):
+        """Add a node that stands for a plugin; its result is of the first operand's type."""
+        made = self.op(kind, inputs, shape, **attrs)
+        self.nodes[-1].domain = PLUGIN_DOMAIN
+        return made
 
     def constant(self, label: str, array: Any, element: str) -> Tensor:
         """Add a constant of a floating-point type, of int8 or of bool.

@@ -211,6 +211,14 @@ def _projector_attention(e, x, residual, key, key_bias, value, *, scale):
 
 @_op
 def _halo_attention(e, q, k, v, rows, columns, *, block, halo, heads, scale, legacy_mask):
+    numbers = {"block": block, "halo": halo, "heads": heads, "legacy_mask": legacy_mask}
+    if e.plugins:
+        # Channels last, as the kernels take them.
+        maps = [e.transpose(e.cast(x, e.narrow), (0, 2, 3, 1)) for x in (q, k, v)]
+        tables = [e.constant("rows", rows, "f32"), e.constant("columns", columns, "f32")]
+        shape = (*q.shape[:1], *q.shape[2:], v.shape[1])
+        made = e.plugin("AdfastHaloAttention", [*maps, *tables], shape, scale=scale, **numbers)
+        return e.transpose(made, (0, 3, 1, 2))
     height, width = q.shape[2:]
     side = block + 2 * halo
     down, across = height // block, width // block

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from adfast.compiler.graph import Graph, Value
 from adfast.errors import CompileError
-from adfast.tensorrt.emitter import Emitter, Tensor, onnx_type
+from adfast.tensorrt.emitter import PLUGIN_DOMAIN, Emitter, Tensor, onnx_type
 from adfast.tensorrt.lowering import lowerings
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ OPERATORS = frozenset(
 )
 
 
-def to_onnx(graph: Graph, precision: str) -> onnx.ModelProto:
+def to_onnx(graph: Graph, precision: str, *, plugins: bool = False) -> onnx.ModelProto:
     """Write a plan's graph, from behind its frame on.
 
     The input `image` is float32 [1,H,W,3], resized, cropped and normalised: what the engine's
@@ -38,6 +38,7 @@ def to_onnx(graph: Graph, precision: str) -> onnx.ModelProto:
         graph: of a plan, as the compiler made it or `adfast.compiler.reader` read it.
         precision: one of `PRECISIONS`. "int8" needs a quantised graph; its ranges are made
             symmetric, as TensorRT knows no zero points.
+        plugins: write halo attention as a node for the plugin in libadfast_trt.so.
 
     Raises:
         CompileError: onnx is missing, the graph takes no frame, a weight is too large for f16, or
@@ -53,7 +54,7 @@ def to_onnx(graph: Graph, precision: str) -> onnx.ModelProto:
             "precision int8: this plan has no quantisation; build it with --precision int8, or "
             "take f16 or bf16"
         )
-    e = Emitter("f16" if precision == "int8" else precision)
+    e = Emitter("f16" if precision == "int8" else precision, plugins)
     _, channels, height, width = frames[0].output.shape
     e.unique("image")
     image = Tensor("image", "f32", (1, height, width, channels))
@@ -62,9 +63,9 @@ def to_onnx(graph: Graph, precision: str) -> onnx.ModelProto:
     return _written(graph, e, known, [image], precision, skip=frames[0])
 
 
-def ops_to_onnx(graph: Graph, precision: str) -> onnx.ModelProto:
+def ops_to_onnx(graph: Graph, precision: str, *, plugins: bool = False) -> onnx.ModelProto:
     """Write a graph of plain inputs and outputs, to test ops; their names are the graph's."""
-    e = Emitter("f16" if precision == "int8" else precision)
+    e = Emitter("f16" if precision == "int8" else precision, plugins)
     inputs = [Tensor(e.unique(value.name), "f32", value.shape) for value in graph.inputs]
     return _written(graph, e, dict(zip(graph.inputs, inputs, strict=True)), inputs, precision)
 
@@ -111,7 +112,10 @@ def _written(
     opset = OPSET_BF16 if e.narrow == "bf16" else OPSET
     model = helper.make_model(
         onnx_graph,
-        opset_imports=[helper.make_opsetid("", opset)],
+        opset_imports=[
+            helper.make_opsetid("", opset),
+            *([helper.make_opsetid(PLUGIN_DOMAIN, 1)] if e.plugins else []),
+        ],
         producer_name="adfast",
         ir_version=10,
     )

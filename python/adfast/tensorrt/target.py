@@ -12,10 +12,12 @@ from typing import Any
 from adfast._version import __version__
 from adfast.compiler.graph import Graph
 from adfast.compiler.reader import graph_of
+from adfast.devices import own_library
 from adfast.errors import AdfastError, ArgumentError, CompileError
 from adfast.files import atomic_path, atomic_write, check_writable
 from adfast.plan_file import TENSORRT, read_sections, table, write_sections
 from adfast.tensorrt import builder
+from adfast.tensorrt.emitter import PLUGIN_DOMAIN
 from adfast.tensorrt.network import PRECISIONS, to_onnx
 
 
@@ -24,14 +26,19 @@ def default_precision(graph: Graph) -> str:
     return "int8" if any(node.attrs.get("input_scale") for node in graph.nodes) else "f16"
 
 
-def _network(plan: Any, path: Path, precision: str | None) -> tuple[bytes, str]:
+def _network(
+    plan: Any, path: Path, precision: str | None, plugins: bool = False
+) -> tuple[bytes, str, bool]:
+    """Write a plan's network; return it, its precision, and whether it has plugins."""
     graph = graph_of(plan, path.stem)
     precision = precision or default_precision(graph)
     if precision not in PRECISIONS:
         raise ArgumentError(
             f"[tensorrt] precision is {precision!r}, expected one of {', '.join(PRECISIONS)}"
         )
-    return to_onnx(graph, precision).SerializeToString(), precision
+    model = to_onnx(graph, precision, plugins=plugins)
+    has_plugins = any(node.domain == PLUGIN_DOMAIN for node in model.graph.node)
+    return model.SerializeToString(), precision, has_plugins
 
 
 def export_network(
@@ -55,7 +62,7 @@ def export_network(
     from adfast import _core
 
     check_writable(Path(output))
-    network, precision = _network(_core.Plan(os.fspath(plan)), Path(plan), precision)
+    network, precision, _ = _network(_core.Plan(os.fspath(plan)), Path(plan), precision)
     with atomic_write(output) as file:
         file.write(network)
     return precision
@@ -68,6 +75,7 @@ def add_engine(
     precision: str | None = None,
     card: int = 0,
     level: int = 3,
+    plugins: bool = False,
     log: Callable[[str], None] = lambda text: None,
     progress: Callable[[str, int, int], None] = lambda phase, step, steps: None,
 ) -> dict[str, Any]:
@@ -82,6 +90,7 @@ def add_engine(
         precision: as for `export_network`.
         card: number of the card, as in device="tensorrt:1".
         level: TensorRT's optimisation level, 0 to 5.
+        plugins: take our kernel for halo attention, as a plugin, instead of TensorRT's layers.
         log: called with lines for people.
         progress: as for `adfast.tensorrt.builder.build_engine`.
 
@@ -101,9 +110,11 @@ def add_engine(
     output = Path(output)
     check_writable(output)
     checked = _core.Plan(os.fspath(plan))
-    network, precision = _network(checked, Path(plan), precision)
+    network, precision, plugins = _network(checked, Path(plan), precision, plugins)
     trt = builder.import_tensorrt()
     used = builder.use_card(card)
+    if plugins:
+        builder.load_plugins(trt, own_library("libadfast_trt.so"))
     log(f"building an engine in {precision} for {used.name}, by TensorRT {trt.__version__}")
     built = builder.build_engine(trt, network, used, level=level, warn=log, progress=progress)
     info = {
@@ -112,6 +123,7 @@ def add_engine(
         "card": used.name,
         "precision": precision,
         "adfast": __version__,
+        **({"plugins": 1} if plugins else {}),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     sections = read_sections(checked) | {TENSORRT: engine_section(info, built.data)}

@@ -3,6 +3,7 @@
 // an engine's map is the mean of the image's channels, every so many pixels, and its score the
 // map's maximum.
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "backends/cuda/nvinfer.h"
+#include "backends/tensorrt/nvinfer_plugin.h"
 
 using namespace adfast::cuda::nvinfer;
 
@@ -140,6 +142,31 @@ TensorMode tensor_mode(void*, const char* name) {
 }
 int64_t memory(void*) { return 1000; }
 
+// The registry of plugins
+
+std::vector<adfast::tensorrt::Creator*> creators;
+
+void* load_library(void*, const char* path) {
+  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return nullptr;
+  const auto list = reinterpret_cast<decltype(&getCreators)>(dlsym(library, "getCreators"));
+  int32_t count = 0;
+  auto* const* found = list(count);
+  creators.insert(creators.end(), found, found + count);
+  return library;
+}
+
+void* get_creator(void*, const char* name, const char* version, const char* space) {
+  for (adfast::tensorrt::Creator* each : creators) {
+    if (std::strcmp(each->plugin_name(), name) == 0 &&
+        std::strcmp(each->plugin_version(), version) == 0 &&
+        std::strcmp(each->plugin_namespace(), space) == 0) {
+      return each;
+    }
+  }
+  return nullptr;
+}
+
 // A runtime
 
 void* deserialize_engine(void* self, const void* bytes, size_t size) {
@@ -176,6 +203,19 @@ extern "C" {
 int32_t getInferLibVersion() {
   const char* asked = std::getenv("ADFAST_FAKE_TENSORRT");
   return asked != nullptr ? std::atoi(asked) : 10000 * major + 400;
+}
+
+// Opens plugins' libraries and asks them for their creators, as the true one does.
+void* getPluginRegistry() {
+  static Table functions = [] {
+    Table table;
+    table.fill(word(unexpected));
+    table[places.load_library] = word(load_library);
+    table[places.get_creator] = word(get_creator);
+    return table;
+  }();
+  static void** registry = functions.data();
+  return &registry;
 }
 
 void* createInferRuntime_INTERNAL(void* logger, int32_t version) {
