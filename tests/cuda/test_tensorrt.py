@@ -160,68 +160,55 @@ def test_nan_is_named(with_engine, on_cuda):
         engine.predict(FRAME)
 
 
-def test_without_the_library(with_engine, cuda, tmp_path):
-    """Its own process: a library stays open once it is."""
-    for name in ("libadfast_cuda.so", "libadfast_emulated_cuda.so", "libcublasLt.so.13"):
-        (tmp_path / name).symlink_to(f"{cuda.folders[0]}/{name}")
-    (tmp_path / "libcudnn.so.9").symlink_to(f"{cuda.folders[0]}/libcudnn.so.9")
-    code = (
-        "import adfast, sys\n"
-        "engine = adfast.load(sys.argv[1])\n"
-        "print(engine.info['device'], engine.info['device_note'])\n"
-    )
+LOAD = """
+import adfast, sys
+engine, again = (adfast.load(sys.argv[1]) for _ in range(2))
+assert again.info["device"] == engine.info["device"]
+print(engine.info["device"], engine.info["device_note"])
+"""
+
+
+def load_elsewhere(plan, folder) -> str:
+    """Load a plan in a process of its own: a library stays open once it is.
+
+    Returns:
+        The device that was taken and the note beside it.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(with_engine())],
-        env={"ADFAST_LIBRARIES": str(tmp_path)},
+        [sys.executable, "-c", LOAD, str(plan)],
+        env={"ADFAST_LIBRARIES": str(folder)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.startswith("cuda [cuda] no TensorRT 11 (")
-    assert "pip install 'tensorrt==11.*'" in done.stdout
+    return done.stdout
+
+
+def test_without_the_library(with_engine, cuda, tmp_path):
+    for name in ("adfast_cuda.so", "adfast_emulated_cuda.so", "cublasLt.so.13", "cudnn.so.9"):
+        (tmp_path / f"lib{name}").symlink_to(f"{cuda.folders[0]}/lib{name}")
+    said = load_elsewhere(with_engine(), tmp_path)
+    assert said.startswith("cuda [cuda] no TensorRT 11 (")
+    assert "pip install 'tensorrt==11.*'" in said
 
 
 def test_a_card_without_cudnn_runs_engines(with_engine, cuda, tmp_path):
     for name in ("libadfast_cuda.so", "libadfast_emulated_cuda.so", "libnvinfer.so.11"):
         (tmp_path / name).symlink_to(f"{cuda.folders[0]}/{name}")
-    code = "import adfast, sys; print(adfast.load(sys.argv[1]).info['device'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(with_engine())],
-        env={"ADFAST_LIBRARIES": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "tensorrt\n"
+    assert load_elsewhere(with_engine(), tmp_path) == "tensorrt \n"
 
 
 @pytest.mark.parametrize("version", ["10.4.0", "11.4.0"])
 def test_an_engine_with_plugins(version, with_engine, cuda, tmp_path):
     """Its plugins are registered where they were built, and missed where they were not."""
     path = with_engine(version=version, plugins=1)
-    code = (
-        "import adfast, sys\n"
-        "engine = adfast.load(sys.argv[1])\n"
-        "again = adfast.load(sys.argv[1])\n"
-        "print(engine.info['device'], again.info['device'], engine.info['device_note'])\n"
-    )
-
-    def run(folder):
-        return subprocess.run(
-            [sys.executable, "-c", code, str(path)],
-            env={"ADFAST_LIBRARIES": str(folder)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-
-    assert run(cuda.folders[0]) == "tensorrt tensorrt \n"
+    assert load_elsewhere(path, cuda.folders[0]) == "tensorrt \n"
     for library in Path(cuda.folders[0]).glob("lib*.so*"):
         if "trt" not in library.name:
             # A copy: the plugins are looked for beside the file itself too.
             (tmp_path / library.name).write_bytes(library.read_bytes())
-    said = run(tmp_path)
-    assert said.startswith("cuda cuda [tensorrt]") and "no libadfast_trt.so" in said
+    said = load_elsewhere(path, tmp_path)
+    assert said.startswith("cuda [tensorrt]") and "no libadfast_trt.so" in said
 
 
 @pytest.mark.parametrize("major", builder.MAJORS)
@@ -294,23 +281,12 @@ def test_the_true_library(major, plain, cuda, tmp_path):
     write_sections(
         tmp_path / "a.plan", sections | {TENSORRT: engine_section(info, b"no engine" * 99)}
     )
-    code = (
-        "import adfast, sys\n"
-        "engine = adfast.load(sys.argv[1])\n"
-        "print(engine.info['device'], engine.info['device_note'])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a.plan")],
-        env={"ADFAST_LIBRARIES": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    told = load_elsewhere(tmp_path / "a.plan", tmp_path)
     # Where there is a driver it starts, and refuses what is no engine.
     said = (
         r"cuda \[tensorrt\] TensorRT .* (does not start|refuses the plan's engine) \(.*Error Code"
     )
-    assert re.match(said, done.stdout), done.stdout
+    assert re.match(said, told), told
 
 
 class FakeTensorRt:
