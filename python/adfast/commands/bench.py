@@ -10,21 +10,16 @@ from typing import Any
 import numpy as np
 
 from adfast import benchmark, stream_benchmark
+from adfast.commands.formats import add_frame_arguments, given_frame
 from adfast.commands.selftest import add_engine_arguments, load_engine
 from adfast.errors import ArgumentError
 from adfast.files import atomic_write
-from adfast.images import read_image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("plan", type=Path, help="a plan file, from adfast build")
-    parser.add_argument(
-        "--image",
-        type=Path,
-        metavar="FILE",
-        help="the frame to predict; without it a made-up one of the size the plan resizes to",
-    )
+    add_frame_arguments(parser)
     parser.add_argument(
         "--batch", type=int, default=1, metavar="N", help="frames per call (default 1)"
     )
@@ -81,9 +76,8 @@ def run(args: argparse.Namespace) -> int:
     if args.profile is not None and args.profile < 0:
         raise ArgumentError(f"bench: --profile is {args.profile}, expected 0 (all) or more")
     engine = load_engine(args)
-    if args.image is not None:
-        frame = read_image(args.image)
-    else:
+    frame = given_frame(args)
+    if frame is None:
         frame = benchmark.sample_frame(*engine.info["resize"])
     if args.stream:
         return _stream(args, engine, frame)

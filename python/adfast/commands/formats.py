@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from adfast.images import DEEP_FORMATS
+import numpy as np
+
+from adfast.images import DEEP_FORMATS, read_image, to_uint8
 
 _HELP = (
     "the images are grey PNG, PGM or TIFF files of 16 bits a sample, or NPY files of uint16 (H, "
@@ -22,3 +25,21 @@ def add_pixel_format_argument(parser: argparse._ActionsContainer, more: str = ""
         default="",
         help=f"{_HELP}. {more or 'Default: images of 8 bits'}",
     )
+
+
+def add_frame_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare --image and its format, for commands that time a frame."""
+    parser.add_argument(
+        "--image",
+        type=Path,
+        metavar="FILE",
+        help="the frame to run; without it a made-up one of the size the plan resizes to",
+    )
+    add_pixel_format_argument(parser, "The frame is timed in 8 bits")
+
+
+def given_frame(args: argparse.Namespace) -> np.ndarray | None:
+    """Read what --image names as uint8 [H,W] or [H,W,3]; None without it."""
+    if args.image is None:
+        return None
+    return to_uint8(read_image(args.image, args.pixel_format), args.pixel_format)

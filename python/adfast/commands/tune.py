@@ -6,8 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from adfast.commands.formats import add_frame_arguments, given_frame
 from adfast.commands.selftest import add_engine_arguments
-from adfast.images import read_image
 from adfast.progress import bar
 from adfast.tune import tune
 
@@ -24,12 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the tactics file to write; --tactics FILE of the other commands, or "
         "adfast.load(plan, tactics=FILE), uses it",
     )
-    parser.add_argument(
-        "--image",
-        type=Path,
-        metavar="FILE",
-        help="the frame to run; without it a made-up one of the size the plan resizes to",
-    )
+    add_frame_arguments(parser)
     parser.add_argument(
         "--frames",
         type=int,
@@ -48,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         args.output,
         precision=None if args.precision == "auto" else args.precision,
         threads=args.threads,
-        frame=None if args.image is None else read_image(args.image),
+        frame=given_frame(args),
         frames=args.frames,
         track=bar,
     )
