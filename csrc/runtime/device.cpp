@@ -109,7 +109,11 @@ std::string joined(const std::vector<std::string>& folders) {
 
 adfast_device_plan view_of(const Plan& plan) {
   const auto graph = plan.section("graph"), weights = plan.section("weights");
-  adfast_device_plan view{graph.data(), graph.size(), weights.data(), weights.size()};
+  adfast_device_plan view{};
+  view.graph = graph.data();
+  view.graph_bytes = graph.size();
+  view.weights = weights.data();
+  view.weights_bytes = weights.size();
   if (const auto& engine = plan.tensorrt) {
     view.engine = engine->bytes.data();
     view.engine_bytes = engine->bytes.size();

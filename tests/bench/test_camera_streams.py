@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 
 BENCH = Path(__file__).parent.parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
-import stream  # noqa: E402
+import cameras  # noqa: E402
 import tables  # noqa: E402
 
 RUN = {"load": 0.5, "fps": 10.0, "submitted": 600, "delivered": 600, "dropped": 0}
@@ -35,7 +35,7 @@ def images():
 
 
 def test_a_stream_that_answers_as_predict_passes(engine, images):
-    stream.check(engine, images)
+    cameras.check(engine, images)
 
 
 @pytest.mark.parametrize("what", ["score", "map"])
@@ -52,21 +52,21 @@ def test_one_bit_is_enough_to_refuse(engine, images, what):
                 return SimpleNamespace(**{"score": found.score, "map": found.map, what: changed})
             return found
 
-    with pytest.raises(stream.WrongAnswer, match="frame 1 is not that of predict"):
-        stream.check(Other(), images)
+    with pytest.raises(cameras.WrongAnswer, match="frame 1 is not that of predict"):
+        cameras.check(Other(), images)
 
 
 def test_every_frame_is_accounted_for():
     counters = dict.fromkeys(("dropped_oldest", "dropped_newest", "expired"), 0)
     counters |= {"submitted": 7, "dropped_oldest": 2}
-    assert stream.account(counters, 7, 5) == 2
+    assert cameras.account(counters, 7, 5) == 2
     for submitted, delivered in ((8, 6), (7, 4), (7, 6)):
-        with pytest.raises(stream.WrongAnswer, match="do not add up|counted"):
-            stream.account(counters, submitted, delivered)
+        with pytest.raises(cameras.WrongAnswer, match="do not add up|counted"):
+            cameras.account(counters, submitted, delivered)
 
 
 def test_cameras_within_the_throughput_and_beyond(engine, images):
-    found = stream.measure(engine, images[0], seconds=0.3)
+    found = cameras.measure(engine, images[0], seconds=0.3)
     asked = [(cameras, load) for load in (0.5, 0.8) for cameras in (1, 2, 4)] + [(4, 1.5)]
     assert [(run["cameras"], run["load"]) for run in found["runs"]] == asked
     assert found["throughput"] > 0 and found["precision"] == "f32"
@@ -80,13 +80,13 @@ def test_cameras_within_the_throughput_and_beyond(engine, images):
 def test_a_whole_run_makes_a_report_and_a_table(tmp_path, tiny_plan, monkeypatch):
     monkeypatch.setattr(stream, "make", lambda title, folder: (None, None, tiny_plan, None))
     words = ["--models", "ADTR", "--seconds", "0.1", "--precision", "f32"]
-    assert stream.main([*words, "--out", str(tmp_path / "stream.json")]) == 0
+    assert cameras.main([*words, "--out", str(tmp_path / "stream.json")]) == 0
     report = json.loads((tmp_path / "stream.json").read_text())
     assert {"command", "commit", "date", "machine"} <= report.keys()
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     text = tables.stream()
     assert text.count("\n| ADTR f32 |") == 3 and "512x512 pixels" in text
-    assert "`python bench/stream.py` ([bench/results/stream.json]" in text
+    assert "`python bench/cameras.py` ([bench/results/stream.json]" in text
 
 
 def test_the_table_of_a_report(tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_the_table_of_a_report(tmp_path, monkeypatch):
     beyond = {**RUN, "load": 1.5, "cameras": 4, "dropped": 200, "latency_ms": None}
     entry = {"precision": "int8", "throughput": 40.0, "capacity": 4, "frame": [512, 512, 3]}
     entry |= {"load_average_before": 9.0, "runs": [RUN, {**RUN, "cameras": 4}, beyond]}
-    report = {"command": "python bench/stream.py", "commit": "abc", "date": "2026-01-01"}
+    report = {"command": "python bench/cameras.py", "commit": "abc", "date": "2026-01-01"}
     report |= {"machine": {"processor": "P", "cores": 2}, "seconds": 30.0}
     (tmp_path / "stream.json").write_text(json.dumps(report | {"models": {"SAAE": entry}}))
     lines = tables.stream().splitlines()

@@ -1,6 +1,6 @@
 """Cameras at their rates through a stream: how long a frame takes to its result, what is dropped.
 
-    python bench/stream.py
+    python bench/cameras.py
 
 Random weights (time does not depend on them), frames of 512 x 512 pixels, every processor core.
 Answers are checked first: each result of a stream is to the bit what `predict` says of its frame,
@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     args = parser.parse_args(argv)
     report = {
-        "command": "python bench/stream.py",
+        "command": "python bench/cameras.py",
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
