@@ -78,7 +78,7 @@ def test_cameras_within_the_throughput_and_beyond(engine, images):
 
 
 def test_a_whole_run_makes_a_report_and_a_table(tmp_path, tiny_plan, monkeypatch):
-    monkeypatch.setattr(stream, "make", lambda title, folder: (None, None, tiny_plan, None))
+    monkeypatch.setattr(cameras, "make", lambda title, folder: (None, None, tiny_plan, None))
     words = ["--models", "ADTR", "--seconds", "0.1", "--precision", "f32"]
     assert cameras.main([*words, "--out", str(tmp_path / "stream.json")]) == 0
     report = json.loads((tmp_path / "stream.json").read_text())
