@@ -12,7 +12,7 @@ import numpy as np
 from adfast._native import _core
 from adfast._version import __version__
 from adfast.devices import library_folders
-from adfast.errors import FrameError, PlanError
+from adfast.errors import ArgumentError, FrameError, PlanError
 from adfast.result import Box, Result
 from adfast.stream import Stream, StreamResult, open_stream
 
@@ -273,6 +273,7 @@ def load(
     precision: str | None = None,
     tactics: str | os.PathLike[str] | None = None,
     public_key: PublicKey | None = None,
+    rebuild: bool = False,
 ) -> Engine:
     """Load a plan: check every byte of it, pack its weights, plan its memory.
 
@@ -294,6 +295,9 @@ def load(
         public_key: the PEM file or the 32 bytes of an Ed25519 key: only a plan that its private
             key signed is loaded (`adfast sign`). It is checked before the plan is parsed, on the
             bytes that are then used. None: any plan. Needs adfast[sign].
+        rebuild: where the plan's TensorRT engine does not fit this machine, and TensorRT's builder
+            is here, build it anew for this engine alone, which takes minutes; the file stays as it
+            is. `adfast build PLAN --target tensorrt` does so once for all.
 
     Raises:
         PlanError: the file is damaged, altered, too new, or holds an op this version does not know;
@@ -309,15 +313,36 @@ def load(
 
         check = check_of(public_key, text)
     plan = _core.Plan(text, check)
-    core = _core.Engine(
-        plan,
-        threads,
-        precision or "",
-        tactics="" if tactics is None else os.fspath(tactics),
-        device=device,
-        folders=[] if device == "cpu" else library_folders(),
-    )
-    return Engine(text, core, plan.contents())
+
+    def loaded(plan: Any) -> Engine:
+        core = _core.Engine(
+            plan,
+            threads,
+            precision or "",
+            tactics="" if tactics is None else os.fspath(tactics),
+            device=device,
+            folders=[] if device == "cpu" else library_folders(),
+        )
+        return Engine(text, core, plan.contents())
+
+    try:
+        engine = loaded(plan)
+    except ArgumentError as error:
+        made = _rebuilt(text, plan, device, str(error)) if rebuild else None
+        if made is None:
+            raise
+        return loaded(made)
+    made = _rebuilt(text, plan, device, engine.info["device_note"]) if rebuild else None
+    return engine if made is None else loaded(made)
+
+
+def _rebuilt(path: str, plan: Any, device: str, misfit: str) -> Any:
+    """Build a plan's TensorRT engine anew where that is what does not fit; None where it is not."""
+    if not misfit.startswith("[tensorrt]"):
+        return None
+    from adfast.tensorrt.target import rebuilt
+
+    return rebuilt(path, plan, device)
 
 
 def set_log(

@@ -415,6 +415,28 @@ def test_a_plan_gets_an_engine(plain, tensorrt, tmp_path):
     assert _core.Plan(str(tmp_path / "a.plan")).section_names == after.section_names
 
 
+def test_an_engine_that_does_not_fit_is_built_anew(with_engine, plain, tensorrt, monkeypatch):
+    """Where that is asked for and a builder is here; the file stays as it is."""
+    old = with_engine(version="11.3.0")
+    before = old.read_bytes()
+    for device in ("auto", "tensorrt", "tensorrt:0"):
+        engine = adfast.load(old, device=device, rebuild=True)
+        assert engine.info["device"] == "tensorrt" and engine.info["plan"] == str(old)
+        assert engine.self_test()["passed"]
+    assert adfast.load(old).info["device"] == "cuda" and old.read_bytes() == before
+    assert adfast.load(plain, rebuild=True).info["device"] == "cuda"  # has none
+    assert adfast.load(old, device="cpu", rebuild=True).info["device"] == "cpu"
+
+    def none():
+        raise ArgumentError("[tensorrt] TensorRT is not here")
+
+    monkeypatch.setattr(builder, "import_tensorrt", none)
+    found = adfast.load(old, rebuild=True).info
+    assert found["device"] == "cuda" and "11.3.0" in found["device_note"]
+    with pytest.raises(ArgumentError, match=r"of TensorRT 11\.3\.0, this machine has 11\.4\.0"):
+        adfast.load(old, device="tensorrt", rebuild=True)
+
+
 @pytest.mark.parametrize(
     ("trouble", "error", "message"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,37 @@ def add_engine(
             )
     log(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return {**info, "self_test": test}
+
+
+def rebuilt(path: str, plan: Any, device: str) -> Any:
+    """Build a plan's engine anew, as it was asked for when the plan got one.
+
+    Args:
+        path: of the plan, as it is called.
+        plan: the checked `_core.Plan`.
+        device: as for `adfast.load`; the number of the card is taken from it.
+
+    Returns:
+        A checked `_core.Plan` with the new engine; None where the plan has no engine, or there is
+        no builder or no card.
+    """
+    from adfast import _core
+
+    old = plan.contents().get("tensorrt")
+    if old is None:
+        return None
+    _, _, number = device.partition(":")
+    card = int(number) if number.isdigit() else 0
+    try:
+        builder.import_tensorrt()
+        builder.use_card(card)
+    except ArgumentError:
+        return None
+    with tempfile.TemporaryDirectory(prefix="adfast-") as folder:
+        made = Path(folder) / Path(path).name
+        plugins = bool(old.get("plugins"))
+        add_engine(path, made, precision=old["precision"], card=card, plugins=plugins)
+        return _core.Plan(str(made))
 
 
 def engine_section(info: dict[str, Any], engine: bytes) -> bytes:
