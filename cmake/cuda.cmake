@@ -10,9 +10,8 @@ set(ADFAST_CUDA "auto" CACHE STRING "auto, on or off: build libadfast_cuda.so")
 set(ADFAST_CUDA_ARCHITECTURES "80-real;90-real;100-real;120" CACHE STRING
     "what the CUDA kernels are compiled for")
 
-set(ADFAST_CUDA_SOURCES attention backend check convolution device elementwise execution halo linear plugin
-    score session shape slot tensorrt
-    vendor)
+set(ADFAST_CUDA_SOURCES attention backend check convolution device elementwise execution halo linear
+    plugin score session shape slot tensorrt vendor)
 list(TRANSFORM ADFAST_CUDA_SOURCES
      REPLACE "(.+)" "${PROJECT_SOURCE_DIR}/csrc/backends/cuda/\\1.cpp")
 

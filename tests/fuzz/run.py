@@ -1,6 +1,6 @@
 """Run the fuzzers one after the other: python tests/fuzz/run.py BUILD [--seconds N] [--write].
 
-Inputs that they find interesting stay in BUILD/work and are where the next run begins; what fails
+Inputs that they find interesting stay in BUILD/grown and are where the next run begins; what fails
 is in BUILD/found. --write records it in bench/results/fuzz.json. Exit code 1: something failed.
 """
 
@@ -22,14 +22,14 @@ LONGEST = {"plan": 20_000, "frame": 256}
 
 def run(name: str, build: Path, seconds: int) -> dict:
     """Fuzz one target and return what libFuzzer says of it."""
-    work, found = build / "work" / name, build / "found"
-    for folder in (work, found):
+    grown, found = build / "grown" / name, build / "found"
+    for folder in (grown, found):
         folder.mkdir(parents=True, exist_ok=True)
     before = set(found.iterdir())
     command = [
         build / f"tests/fuzz/fuzz_{name}", f"-max_total_time={seconds}", "-print_final_stats=1",
         f"-max_len={LONGEST[name]}", "-timeout=25", "-rss_limit_mb=4096",
-        f"-artifact_prefix={found}/", work, build / "corpus" / name, HERE / "findings" / name,
+        f"-artifact_prefix={found}/", grown, build / "corpus" / name, HERE / "findings" / name,
     ]  # fmt: skip
     command = [str(part) for part in command]
     environment = os.environ | {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 #include "backends/cuda/backend.h"

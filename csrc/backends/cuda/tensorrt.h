@@ -2,8 +2,6 @@
 #pragma once
 #include <cstdint>
 #include <memory>
-#include <mutex>
-#include <optional>
 #include <span>
 #include <string>
 
