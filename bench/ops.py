@@ -34,7 +34,7 @@ from adfast.compiler.writer import write_test_plan  # noqa: E402
 from adfast.errors import AdfastError, ArgumentError  # noqa: E402
 from adfast.files import atomic_write  # noqa: E402
 
-ISAS = ("scalar", "avx2", "avx512", "avx512_bf16")
+ISAS = ("scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx")
 FRAMES = [
     (side, side, channels, layout)
     for side in (256, 1000, 2000)

@@ -181,7 +181,7 @@ def plan_of_model(tmp_path_factory):
     return make
 
 
-ISAS = ("scalar", "avx2", "avx512", "avx512_bf16")
+ISAS = ("scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx")
 
 
 @functools.cache

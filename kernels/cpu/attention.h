@@ -22,87 +22,31 @@ static void softmax(const SoftmaxArgs& a) {
   for (int64_t r = 0; r < a.rows; r++) softmax_row(a.x + r * a.width, a.width, a.out + r * a.width);
 }
 
-constexpr int kTileVecs = 2 * kColumns;  // vectors of keys, or of values, next to each other
-constexpr int64_t kPanel = kTileVecs * kLanes;
-
-// sums[r] += left[r][0..depth) . right[0..depth)[...], depth in words: kQueryRows rows by kVecs
-// vectors, held in registers. Every row is summed alike, in the order of depth.
-template <class Operands, int kVecs>
-static inline __attribute__((always_inline)) void accumulate(const float* left, int64_t left_stride,
-                                                             const float* right,
-                                                             int64_t right_stride, int64_t depth,
-                                                             Vec (*sums)[kVecs]) {
-  Vec acc[kQueryRows][kVecs];
-#pragma GCC unroll 8
-  for (int r = 0; r < kQueryRows; r++) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; v++) acc[r][v] = sums[r][v];
-  }
-  for (int64_t i = 0; i < depth; i++) {
-    Vec b[kVecs];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; v++) b[v] = load(right + i * right_stride + v * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kQueryRows; r++) {
-      Vec a = set1(left[r * left_stride + i]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; v++) acc[r][v] = Operands::add_products(a, b[v], acc[r][v]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kQueryRows; r++) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; v++) sums[r][v] = acc[r][v];
-  }
-}
-
-// The same from nothing.
-template <class Operands, int kVecs>
-static inline __attribute__((always_inline)) void product(const float* left, int64_t left_stride,
-                                                          const float* right, int64_t right_stride,
-                                                          int64_t depth, Vec (*sums)[kVecs]) {
-#pragma GCC unroll 8
-  for (int r = 0; r < kQueryRows; r++) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; v++) sums[r][v] = set1(0.0f);
-  }
-  accumulate<Operands, kVecs>(left, left_stride, right, right_stride, depth, sums);
-}
-
-// out[r] = weights[r] . values * factor[r] for kVecs vectors of the values' columns, the last one
-// of `tail` floats; rows beyond `rows` are dropped.
-template <class Operands, int kVecs>
-static inline void weigh(const float* weights, int64_t columns, const float* values, int64_t width,
-                         int64_t keys, const float* factor, int64_t rows, int64_t tail, float* out,
-                         int64_t stride) {
-  Vec sums[kQueryRows][kVecs];
-  product<Operands, kVecs>(weights, columns, values, width, words_of(keys, Operands::pairs), sums);
-  for (int64_t r = 0; r < rows; r++) {
-    Vec by = set1(factor[r]);
-    for (int v = 0; v + 1 < kVecs; v++) store(out + r * stride + v * kLanes, sums[r][v] * by);
-    float* last = out + r * stride + (kVecs - 1) * kLanes;
-    if (tail == kLanes) {
-      store(last, sums[r][kVecs - 1] * by);
-    } else {
-      store(last, sums[r][kVecs - 1] * by, Some{tail});
-    }
-  }
-}
-
 // One head: its keys and values are packed once, contiguous and padded, and stay in the L2 cache
-// while six queries after the other read them; six queries' weights stay in the L1 cache. The
+// while a few queries after the other read them; those queries' weights stay in the L1 cache. The
 // softmax is taken to the base 2 (the queries are scaled by log2 e) and divided by its sum at the
 // very end.
 template <class Operands>
 static void attention_head(const AttentionArgs& a, int64_t head) {
-  const int64_t dim = a.dim / a.heads, value_dim = a.value_dim / a.heads;
-  const int64_t columns = round_up(a.keys, kPanel), width = round_up(value_dim, kLanes);
   using Operand = typename Operands::Type;
-  const int64_t depth = words_of(dim, Operands::pairs);
-  float* keys = a.scratch;  // panels of kPanel keys: [depth][kPanel] words
-  float* values = keys + round_up(a.keys, kMaxPanel) * dim;           // [keys, in words][width]
-  float* queries = values + a.keys * round_up(value_dim, kMaxLanes);  // [kQueryRows][depth] words
-  float* weights = queries + kQueryRows * dim;                        // [kQueryRows][columns]
+  using Block = Products<Operands>;
+  constexpr int64_t kRows = Block::rows, kPanel = Block::panel;
+  const int64_t dim = a.dim / a.heads, value_dim = a.value_dim / a.heads;
+  const int64_t columns = round_up(a.keys, Block::columns), width = round_up(value_dim, kLanes);
+  const int64_t depth = round_up(words_of(dim, Operands::pairs), Block::depth);
+  const int64_t value_rows = round_up(words_of(a.keys, Operands::pairs), Block::depth);
+  const int64_t stride = weight_row(columns);
+  float* keys = a.scratch;                      // panels of kPanel keys: [depth][kPanel] words
+  float* values = keys + columns * depth;       // [keys, in words][width]
+  float* queries = values + value_rows * width;  // [kRows][depth] words
+  float* weights = queries + kRows * depth;     // [kRows][stride]
+  float* sums = weights + kRows * stride;       // [kRows][width]
+  if (Block::depth > 1) {
+    // What no operand is written to counts as zero.
+    fill(queries, kRows * depth, 0.0f);
+    fill(values + words_of(a.keys, Operands::pairs) * width,
+         (value_rows - words_of(a.keys, Operands::pairs)) * width, 0.0f);
+  }
   for (int64_t i = 0; i < columns; i++) {
     float* to = keys + i / kPanel * kPanel * depth + i % kPanel;
     const float* from = a.k + smaller(i, a.keys - 1) * a.dim + head * dim;
@@ -126,53 +70,53 @@ static void attention_head(const AttentionArgs& a, int64_t head) {
     }
   }
   const float scale = a.scale * 1.44269504f;
-  for (int64_t first = a.query_begin; first < a.query_end; first += kQueryRows) {
-    const int64_t rows = smaller(kQueryRows, a.query_end - first);
-    for (int64_t r = 0; r < kQueryRows; r++) {
+  for (int64_t first = a.query_begin; first < a.query_end; first += kRows) {
+    const int64_t rows = smaller(kRows, a.query_end - first);
+    for (int64_t r = 0; r < kRows; r++) {
       const float* from = a.q + (first + smaller(r, rows - 1)) * a.dim + head * dim;
       store_operands(from, dim, scale, reinterpret_cast<Operand*>(queries + r * depth));
     }
-    for (int64_t i = 0; i < columns; i += kPanel) {
-      Vec sums[kQueryRows][kTileVecs];
-      product<Operands, kTileVecs>(queries, depth, keys + i * depth, kPanel, depth, sums);
-      for (int r = 0; r < kQueryRows; r++) {
-        for (int v = 0; v < kTileVecs; v++) {
-          store(weights + r * columns + i + v * kLanes, sums[r][v]);
-        }
-      }
-    }
-    float factor[kQueryRows];
-    for (int64_t r = 0; r < kQueryRows; r++) {
-      float* row = weights + r * columns;
+    Block::multiply(queries, depth, {keys, kPanel, kPanel * depth}, depth, columns, weights,
+                    stride);
+    Vec most[kRows];
+    for (int64_t r = 0; r < rows; r++) {
+      float* row = weights + r * stride;
       // Keys beyond the last repeat it: they do not change the maximum.
-      Vec most = load(row);
-      for (int64_t i = kLanes; i < columns; i += kLanes) most = max(load(row + i), most);
+      most[r] = load(row);
+      for (int64_t i = kLanes; i < columns; i += kLanes) most[r] = max(load(row + i), most[r]);
       for (int64_t i = a.keys; i < columns; i++) row[i] = -infinity();
-      Vec top = set1(largest(most)), total = set1(0.0f);
+    }
+    float factor[kRows];
+    for (int64_t r = 0; r < rows; r++) {
+      float* row = weights + r * stride;
+      const Vec top = set1(largest(most[r]));
+      Vec total = set1(0.0f);
       for (int64_t i = 0; i < columns; i += kLanes) {
-        Vec weight = exp2_negative(load(row + i) - top);
+        Vec weight = Operands::exp2(load(row + i) - top);
         total = total + weight;
         store_fast(reinterpret_cast<Operand*>(row) + i, weight);  // never past what was read
       }
       factor[r] = 1.0f / sum(total);
     }
-    for (int64_t c = 0; c < width; c += kPanel) {
-      float* out = a.out + first * a.value_dim + head * value_dim + c;
-      const int64_t vecs = smaller(kTileVecs, (width - c) / kLanes);
-      const int64_t tail = smaller(kLanes, value_dim - c - (vecs - 1) * kLanes);
-      const auto run = vecs == 1   ? weigh<Operands, 1>
-                       : vecs == 2 ? weigh<Operands, 2>
-                       : vecs == 3 ? weigh<Operands, 3>
-                                   : weigh<Operands, 4>;
-      run(weights, columns, values + c, width, a.keys, factor, rows, tail, out, a.value_dim);
+    Block::multiply(weights, stride, {values, width, kPanel}, value_rows, width, sums, width);
+    for (int64_t r = 0; r < rows; r++) {
+      float* out = a.out + (first + r) * a.value_dim + head * value_dim;
+      const Vec by = set1(factor[r]);
+      over(value_dim, [&](int64_t c, auto lanes) {
+        store(out + c, load(sums + r * width + c) * by, lanes);
+      });
     }
   }
 }
 
+template <class Operands>
+static void attention_heads(const AttentionArgs& a) {
+  [[maybe_unused]] const Products<Operands> ready{};
+  for (int64_t head = a.head_begin; head < a.head_end; head++) attention_head<Operands>(a, head);
+}
+
 static void attention(const AttentionArgs& a) {
-  const auto run =
-      a.operands == DType::f32 ? attention_head<F32Operands> : attention_head<Bf16Operands>;
-  for (int64_t head = a.head_begin; head < a.head_end; head++) run(a, head);
+  a.operands == DType::f32 ? attention_heads<F32Operands>(a) : attention_heads<Bf16Operands>(a);
 }
 
 }  // namespace adfast::kernels::ADFAST_ISA

@@ -1,5 +1,10 @@
 // Which instruction set this processor runs, and how much scratch the kernels need.
+#include <cpuid.h>
 #include <xmmintrin.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "kernels.h"
 #include "layout.h"
@@ -18,6 +23,24 @@ extern const Table kTable;
 namespace avx512_bf16 {
 extern const Table kTable;
 }
+namespace avx512_amx {
+extern const Table kTable;
+}
+
+// AMX's tiles are 8 KB of state, which Linux keeps for a process only once it has asked. What is
+// granted stays granted, to all threads.
+static bool tiles_allowed() {
+#ifdef __linux__
+  constexpr unsigned bf16 = 1u << 22, tile = 1u << 24, int8 = 1u << 25, all = bf16 | tile | int8;
+  constexpr int request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  static const bool allowed = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & all) == all &&
+                              syscall(SYS_arch_prctl, request, tile_data) == 0;
+  return allowed;
+#else
+  return false;
+#endif
+}
 
 // The compiler's run-time check also asks the operating system (XGETBV) whether it saves the
 // registers.
@@ -33,6 +56,8 @@ static bool runs(Isa isa) {
              __builtin_cpu_supports("avx512vl");
     case Isa::avx512_bf16:
       return runs(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+    case Isa::avx512_amx:
+      return runs(Isa::avx512_bf16) && tiles_allowed();
   }
   return false;
 }
@@ -56,6 +81,8 @@ const Table* select(Isa isa) {
       return &avx512::kTable;
     case Isa::avx512_bf16:
       return &avx512_bf16::kTable;
+    case Isa::avx512_amx:
+      return &avx512_amx::kTable;
   }
   return nullptr;
 }
@@ -85,21 +112,22 @@ size_t gms_map_scratch(int64_t width, int64_t channels) {
 }
 
 size_t attention_scratch(int64_t keys, int64_t head_dim, int64_t head_value_dim) {
-  // One head's keys (transposed) and values, a few queries and their weights.
+  // One head's keys (transposed) and values, a few queries, their weights and sums.
   int64_t columns = round_up(keys, kMaxPanel), width = round_up(head_value_dim, kMaxLanes);
-  return static_cast<size_t>(columns * head_dim + keys * width + kQueryRows * (head_dim + columns));
+  int64_t depth = round_up(head_dim, kMaxLanes);
+  return static_cast<size_t>(columns * (depth + width) +
+                             kMaxQueryRows * (depth + weight_row(columns) + width));
 }
 
 size_t halo_attention_scratch(int64_t block, int64_t halo, int64_t head_dim,
                               int64_t head_value_dim) {
-  // One head's keys (transposed), values and queries of a block, a few queries' weights and their
-  // products with the tables of positions.
-  int64_t side = block + 2 * halo, row = round_up(side, kMaxLanes);
+  // The tables of positions; one head's keys (transposed), values and queries of a block; a few
+  // queries' weights, terms of positions and sums.
+  int64_t side = block + 2 * halo, row = round_up(side, kMaxLanes), table = halo_table(2 * side);
   int64_t columns = round_up(side * row, kMaxPanel), width = round_up(head_value_dim, kMaxLanes);
-  int64_t queries = round_up(block * block, kQueryRows);
-  return static_cast<size_t>(columns * (head_dim + width) + queries * head_dim +
-                             kQueryRows * (columns + row + side + kMaxLanes + head_dim) +
-                             kMaxLanes);
+  int64_t depth = round_up(head_dim, kMaxLanes), queries = block * block + kMaxQueryRows;
+  return static_cast<size_t>(depth * (2 * table + columns + queries) + columns * width +
+                             kMaxQueryRows * (weight_row(columns) + 2 * table + width) + row);
 }
 
 constexpr uint32_t kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;

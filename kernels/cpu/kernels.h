@@ -22,9 +22,9 @@ struct Levels {
   float factor = 1, zero = 0;
 };
 
-// avx512_bf16 differs from avx512 in the products of operands in bf16 alone.
-enum class Isa : int32_t { scalar = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3 };
-constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
+// avx512_bf16 and avx512_amx differ from avx512 in the products of operands in bf16 alone.
+enum class Isa : int32_t { scalar = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, avx512_amx = 4 };
+constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::avx512_amx};
 
 // One axis of a separable resampling: output i is sum_t weight[i * taps + t] * input[first[i] + t],
 // with 0 <= first[i] and first[i] + taps <= the input's length.
@@ -264,6 +264,27 @@ struct MatvecArgs {
 };
 constexpr int64_t kMatvecPanel = 64;
 
+// y = activation(x * weight^T + bias + residual) for many rows. The sums of u8 are whole numbers;
+// factor and offset take them to values: with the zero z and the scales of x and weight, scale_x *
+// scale_w[o] and bias[o] - z * factor[o] * sum of weight[o].
+struct LinearArgs {
+  const void* x;  // [rows][depth], rows at least kLinearRows
+  DType x_dtype;  // bf16, or u8
+  int64_t rows, depth, width;
+  const void* weight;   // of linear_weight: bf16, or s8 for a u8 x
+  const float* factor;  // [width] for a u8 x
+  const float* offset;  // [width] or null
+  const void* residual;  // [rows][width] or null
+  DType residual_dtype;  // f32 or bf16
+  Unary activation;      // identity, relu, sigmoid, silu, gelu or tanh
+  void* y;               // [rows][width]
+  DType y_dtype;
+  Levels y_levels;
+  int64_t row_begin, row_end;
+  int64_t panel_begin, panel_end;  // of linear_panels
+};
+constexpr int64_t kLinearRows = 32;
+
 // A convolution of every channel by itself, kernel 3 or 5, stride 1 or 2, zeros being around x:
 // y = activation(x * weight + bias). Rows row_begin..row_end - 1 of y only.
 struct DepthwiseArgs {
@@ -345,6 +366,7 @@ struct Table {
   Isa isa;
   const char* name;  // as in Isa
   bool fast_pairs;   // products of operands in bf16 have an instruction
+  bool tiles;        // attention's have one for whole tiles, which is far faster
   void (*frame_to_tensor)(const FrameArgs&);
   void (*token_attention)(const TokenAttentionArgs&);
   void (*projector_attention)(const ProjectorAttentionArgs&);
@@ -362,6 +384,7 @@ struct Table {
   void (*winograd_multiply)(const WinogradArgs&);   // tiles -> y
   void (*depthwise)(const DepthwiseArgs&);
   void (*matvec)(const MatvecArgs&);
+  void (*linear)(const LinearArgs&);  // null: no tiles
   void (*layer_norm)(const LayerNormArgs&);
   void (*softmax)(const SoftmaxArgs&);
   void (*unary)(const UnaryArgs&);
@@ -391,6 +414,12 @@ void winograd_weight(const float* weight, int64_t out_channels, int64_t channels
                      int32_t kernel, DType operands, void* packed);
 size_t winograd_weight_size(int64_t out_channels, int64_t channels, int32_t outputs, int32_t kernel,
                             DType operands);
+
+// Panels of outputs that linear computes together.
+int64_t linear_panels(int64_t width);
+// Takes a matrix, [width][depth] in bf16 or s8, to panels: linear_weight_bytes.
+void linear_weight(const void* weight, int64_t width, int64_t depth, DType x_dtype, void* packed);
+size_t linear_weight_bytes(int64_t width, int64_t depth, DType x_dtype);
 
 // The best set this processor (and its operating system) runs.
 Isa best_isa();

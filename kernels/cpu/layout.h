@@ -12,8 +12,9 @@ constexpr int64_t kMaxTile = 128;  // pixels of a feature map handled at once; a
 constexpr int64_t kFrameRows = 4;  // output rows of a frame resampled together
 constexpr int64_t kBlurRows = 4;   // output rows of a blur computed together
 
-constexpr int64_t kQueryRows = 6;  // queries of an attention computed together
-constexpr int64_t kMaxPanel = 64;  // keys computed together, at most
+constexpr int64_t kQueryRows = 6;      // queries of an attention computed together, in registers
+constexpr int64_t kMaxQueryRows = 16;  // the same, in tiles
+constexpr int64_t kMaxPanel = 64;      // keys computed together, at most
 
 static constexpr int64_t round_up8(int64_t n) { return (n + 7) / 8 * 8; }
 
@@ -30,6 +31,15 @@ static constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 
 static constexpr int64_t padded_row(int64_t width, int64_t margin) {
   return (width + 2 * margin + 2 * kMaxLanes - 1) / kMaxLanes * kMaxLanes;
 }
+
+// A row of a halo's table of positions, of which whole vectors are read from any place inside.
+static constexpr int64_t halo_table(int64_t length) {
+  return round_up(length, kMaxLanes) + kMaxLanes;
+}
+
+// The logits of a query with `columns` keys, and the distance to the next one's: never a multiple of
+// 4 KB, as all queries' are read and written together.
+static constexpr int64_t weight_row(int64_t columns) { return columns + kMaxLanes; }
 
 constexpr int64_t kWinogradPanel = 32;  // output channels whose weights lie next to each other
 

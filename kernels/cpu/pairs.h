@@ -23,6 +23,10 @@ static inline Vec pair(Vec low, Vec high) {
   return load(words);
 }
 
+static inline Vec exp2_negative(Vec x);
+// 2^x for x <= 0, good enough to be rounded to bf16.
+static inline Vec exp2_rough(Vec x) { return exp2_negative(x); }
+
 // Stores, rounding to bf16 in the fastest way this set has.
 template <class T, class Lanes = All>
 static inline void store_fast(T* p, Vec v, Lanes lanes = {}) {

@@ -13,6 +13,10 @@ static inline __attribute__((always_inline)) void over(int64_t n, Body&& body) {
   if (i < n) body(i, Some{n - i});
 }
 
+static inline void fill(float* out, int64_t n, float value) {
+  over(n, [&](int64_t i, auto lanes) { store(out + i, set1(value), lanes); });
+}
+
 // NaN if either is NaN.
 static inline Vec max_nan(Vec a, Vec b) { return select_nan(a, a, max(a, b)); }
 static inline Vec min_nan(Vec a, Vec b) { return select_nan(a, a, min(a, b)); }

@@ -8,6 +8,11 @@
 #include "dots.h"
 #include "operands.h"
 //
+#include "products.h"
+#ifdef ADFAST_TILES
+#include ADFAST_TILES
+#endif
+//
 #include "attention.h"
 #include "box_filter.h"
 #include "calibrate_map.h"
@@ -28,6 +33,9 @@
 //
 #include "fuse_maps.h"
 #include "projector_attention.h"
+#ifdef ADFAST_TILES
+#include "linear_amx.h"
+#endif
 
 namespace adfast::kernels::ADFAST_ISA {
 
@@ -36,6 +44,7 @@ const Table kTable = {
     .isa = Isa::ADFAST_ISA,
     .name = ADFAST_ISA_NAME,
     .fast_pairs = kFastPairs,
+    .tiles = Products<Bf16Operands>::tiles,
     .frame_to_tensor = frame_to_tensor,
     .token_attention = token_attention,
     .projector_attention = projector_attention,
@@ -53,6 +62,11 @@ const Table kTable = {
     .winograd_multiply = winograd_multiply,
     .depthwise = depthwise,
     .matvec = matvec,
+#ifdef ADFAST_TILES
+    .linear = linear,
+#else
+    .linear = nullptr,
+#endif
     .layer_norm = layer_norm,
     .softmax = softmax,
     .unary = unary,

@@ -35,7 +35,7 @@ def forced(plan, isa: str, precision: str = "") -> tuple[str, str, list[str], np
     return *rest, np.array(values)
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx"])
 def test_forced_sets_agree(tiny_plan, isa):
     name, _, kernels, got = forced(tiny_plan, isa, "f32")
     assert name == isa
@@ -68,7 +68,7 @@ def test_an_unknown_set_is_refused(tiny_plan):
     assert done.returncode == 1 and "isa is 'neon', expected" in done.stderr
 
 
-@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512_bf16", "avx512_amx"])
 def test_int8_runs_everywhere_and_never_in_the_reference(tiny_int8_plan, isa):
     _, precision, kernels, got = forced(tiny_int8_plan, isa, "int8")
     assert precision == "int8" and not any("ref" in kernel for kernel in kernels)

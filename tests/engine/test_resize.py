@@ -27,7 +27,7 @@ def frame_plan(path, resize, crop):
     write_plan(path, graph, fields, {}, Golden(), {}, {})
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_resize_is_pytorchs(tmp_path, isa, size):
     resize, crop = [64, 73], [56, 61]

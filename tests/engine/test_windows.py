@@ -88,7 +88,7 @@ def plan(graph, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx"])
 def test_every_instruction_set_computes_the_reference(plan, expected, isa):
     got = forced(plan, isa, "f32")[-1]
     assert np.abs(got - expected).max() <= 1e-5 * expected.max()

@@ -21,10 +21,8 @@ ISA = os.environ.get("ADFAST_ISA", "")
 FLAGS = Path("/proc/cpuinfo").read_text(encoding="utf-8")
 #: Where products in bf16 are fast, feature maps and residuals beside int8 are bf16: sums of whole
 #: numbers are then seen through its rounding here, and to the digit in test_other_sets.
-BF16 = (
-    ISA in ("", "avx512_bf16")
-    and "avx512_bf16" in FLAGS
-    and ("amx_bf16" in FLAGS or "GenuineIntel" not in FLAGS)
+BF16 = (ISA in ("", "avx512_amx") and "amx_bf16" in FLAGS) or (
+    ISA in ("", "avx512_bf16") and "avx512_bf16" in FLAGS and "GenuineIntel" not in FLAGS
 )
 QUANTISED = [case for case in CASES if case.op in ("conv2d", "linear") and not case.hot]
 

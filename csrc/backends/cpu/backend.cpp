@@ -121,7 +121,7 @@ class CpuBackend final : public HostBackend {
 
 const kernels::Table* kernel_table(const std::string& isa) {
   if (isa.empty()) return kernels::select(kernels::best_isa());
-  static constexpr const char* names[] = {"scalar", "avx2", "avx512", "avx512_bf16"};
+  static constexpr const char* names[] = {"scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx"};
   for (const kernels::Isa known : kernels::kIsas) {
     if (isa != names[static_cast<int>(known)]) continue;
     const kernels::Table* table = kernels::select(known);
@@ -133,7 +133,8 @@ const kernels::Table* kernel_table(const std::string& isa) {
   }
   throw Error(ErrorKind::argument,
               "isa is '" + isa +
-                  "', expected 'scalar', 'avx2', 'avx512' or 'avx512_bf16' (empty: the best)");
+                  "', expected 'scalar', 'avx2', 'avx512', 'avx512_bf16' or 'avx512_amx' "
+                  "(empty: the best)");
 }
 
 // ADFAST_ISA holds oneDNN to the same instruction set as our kernels. oneDNN takes the limit once
@@ -142,6 +143,7 @@ void limit_onednn(const std::string& isa) {
   if (isa == "scalar") dnnl::set_max_cpu_isa(dnnl::cpu_isa::sse41);
   if (isa == "avx2") dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
   if (isa == "avx512") dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx512_core_vnni);
+  if (isa == "avx512_bf16") dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx512_core_bf16);
 }
 
 // On AVX-512 without bf16 products, oneDNN would widen every operand again.
@@ -167,7 +169,9 @@ void compute_in_bf16(Device* device) {
   device->features = DType::bf16;
   device->bf16_rate = bf16_rate();
   if (multiplies_bf16()) device->products = DType::bf16;
-  if (device->kernels->fast_pairs && bf16_vector_rate() > 1) device->operands = DType::bf16;
+  const bool fast = device->kernels->fast_pairs && bf16_vector_rate() > 1;
+  if (fast) device->points = DType::bf16;
+  if (fast || device->kernels->tiles) device->operands = DType::bf16;
 }
 
 }  // namespace

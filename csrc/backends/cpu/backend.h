@@ -27,8 +27,9 @@ struct Device {
   bool int8 = false;
   // Products in bf16 for every one in f32.
   double bf16_rate = 1;
-  // What our own kernels multiply, where products are most of their work.
-  DType operands = DType::f32;
+  // What our own kernels multiply, where products are most of their work: attention's, and those of
+  // Winograd's algorithm at its points.
+  DType operands = DType::f32, points = DType::f32;
   Tactics tactics = {};
 
   // The word for a step; empty: its own estimate decides.

@@ -2,6 +2,7 @@
 #include <array>
 
 #include "backends/cpu/depthwise.h"
+#include "backends/cpu/linear_tiles.h"
 #include "backends/cpu/matvec.h"
 #include "backends/cpu/onednn.h"
 #include "backends/cpu/winograd.h"
@@ -31,6 +32,7 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
     auto fast = make_winograd(request, device, node);
     if (!fast && window.kernel == std::array<int64_t, 2>{1, 1}) {
       fast = make_matvec(request, device, node);
+      if (!fast) fast = make_linear_tiles(request, device, node);
     }
     if (fast) return fast;
   }

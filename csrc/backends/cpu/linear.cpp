@@ -4,6 +4,7 @@
 // and still sums, adds and activates in f32: a transformer over pixels spends its time here.
 #include <tuple>
 
+#include "backends/cpu/linear_tiles.h"
 #include "backends/cpu/onednn.h"
 
 namespace adfast::cpu {
@@ -13,6 +14,7 @@ using dnnl::memory;
 
 std::unique_ptr<Operator> make_linear(const OperatorRequest& request, const Device& device) {
   const nodes::Linear linear = nodes::linear(request);
+  if (auto own = make_linear_tiles(request, device, linear)) return own;
   const auto [rows, depth, width] = std::tuple(linear.rows, linear.depth, linear.width);
 
   const auto f32 = memory::data_type::f32;

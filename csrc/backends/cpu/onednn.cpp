@@ -1,21 +1,11 @@
 #include "backends/cpu/onednn.h"
 
-#include <cmath>
 #include <cstring>
-#include <limits>
+
+#include "backends/cpu/quantise.h"
 
 namespace adfast::cpu {
 namespace {
-
-// Without VNNI, two products of u8 and s8 are added in 16 bits, and clipped there: 2 * 255 * 64
-// just fits. (oneDNN, "Nuances of int8 computations".)
-float largest_weight() {
-  const auto isa = static_cast<int>(dnnl::get_effective_cpu_isa());
-  const auto has = [isa](dnnl::cpu_isa wanted) {
-    return (isa & static_cast<int>(wanted)) == static_cast<int>(wanted);
-  };
-  return has(dnnl::cpu_isa::avx512_core_vnni) || has(dnnl::cpu_isa::avx2_vnni) ? 127.0f : 64.0f;
-}
 
 template <class T>
 dnnl::memory vector_of(const dnnl::engine& engine, dnnl::memory::data_type type,
@@ -85,36 +75,9 @@ std::vector<Argument> int8_arguments(const Device& device, const OperatorRequest
                                      const dnnl::memory::desc& plain,
                                      const dnnl::memory::desc& wanted) {
   using dnnl::memory;
-  const float limit = largest_weight();
-  const Tensor& weight = *request.inputs[1];
-  const auto* values = reinterpret_cast<const float*>(weight.data.data());
-  const size_t count = weight.data.size() / sizeof(float);
-  const auto rows = static_cast<size_t>(weight.shape[0]);
-  const size_t width = count / rows;
-  std::vector<float> scales(rows);
-  std::vector<int8_t> rounded(count);
-  for (size_t row = 0; row < rows; ++row) {
-    const float* from = values + row * width;
-    int8_t* to = rounded.data() + row * width;
-    float largest = 0;
-    bool finite = true;
-    for (size_t i = 0; i < width; ++i) {
-      finite &= std::abs(from[i]) <= std::numeric_limits<float>::max();
-      largest = std::max(largest, std::abs(from[i]));
-    }
-    if (!finite) {
-      refuse(request.node, "weight '" + weight.name + "' is not finite, so it cannot be quantised");
-    }
-    // Rows of zeros, or of next to nothing.
-    const float scale = scales[row] = std::max(largest, 1e-18f) / limit;
-    // Adding 1.5 * 2^23 leaves no bits behind the point: to the nearest integer, ties to even.
-    constexpr float whole = 12582912.0f;
-    for (size_t i = 0; i < width; ++i) {
-      to[i] = static_cast<int8_t>(static_cast<int>(from[i] / scale + whole - whole));
-    }
-  }
+  QuantisedWeight weight = quantised_weight(request);
   memory packed_weight(wanted, device.engine);
-  memory source(plain, device.engine, rounded.data());
+  memory source(plain, device.engine, weight.values.data());
   dnnl::stream stream(device.engine);
   dnnl::reorder(source, packed_weight).execute(stream, source, packed_weight);
   stream.wait();
@@ -122,7 +85,7 @@ std::vector<Argument> int8_arguments(const Device& device, const OperatorRequest
   const auto f32 = memory::data_type::f32, s32 = memory::data_type::s32;
   std::vector<Argument> arguments = {
       {DNNL_ARG_WEIGHTS, packed_weight},
-      {DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS, vector_of(device.engine, f32, scales)}};
+      {DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS, vector_of(device.engine, f32, weight.scales)}};
   const auto levels_of = [&](int argument, const Tensor& tensor) {
     if (tensor.dtype != DType::u8) return;
     const auto [scale, zero] = tensor.levels;

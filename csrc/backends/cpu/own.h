@@ -1,7 +1,11 @@
-// What the convolutions by our own direct kernels share.
+// What convolutions and linears by our own kernels share.
 #pragma once
+#include <sys/mman.h>
+
+#include <cstdlib>
 #include <functional>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,6 +37,31 @@ inline bool own_kernel(const OperatorRequest& request, const Device& device) {
          request.outputs[0]->dtype == device.features &&
          device.kernels->isa != kernels::Isa::scalar && device.tactic(request.node) != "direct";
 }
+
+// Weights that a frame walks through from end to end, on huge pages where the system has them; what
+// is left over at the end lies on small ones.
+class Packed {
+ public:
+  explicit Packed(size_t bytes) : bytes_(bytes) {
+    constexpr size_t huge = size_t{2} << 20;
+    void* data = nullptr;
+    if (posix_memalign(&data, bytes_ >= huge ? huge : 64, std::max<size_t>(bytes_, 64)) != 0) {
+      throw std::bad_alloc();
+    }
+    data_.reset(data);
+    // A wish; no matter if refused.
+    if (bytes_ >= huge) madvise(data, bytes_ / huge * huge, MADV_HUGEPAGE);
+  }
+  void* data() const { return data_.get(); }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  size_t bytes_;
+  std::unique_ptr<void, Free> data_;
+};
 
 // A convolution with a packed weight and perhaps a bias, which it owns.
 class OwnConvolution final : public Operator {

@@ -1,10 +1,8 @@
 #include "backends/cpu/winograd.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <new>
+#include "backends/cpu/own.h"
 
 namespace adfast::cpu {
 namespace {
@@ -38,31 +36,6 @@ int64_t tiles_per_block(const Tiling& tiling, int64_t words, int64_t weights, in
   return (tiling.tiles() + blocks - 1) / blocks;
 }
 
-// Weights that a frame walks through from end to end, on huge pages where the system has them; what
-// is left over at the end lies on small ones.
-class Packed {
- public:
-  explicit Packed(size_t floats) : bytes_(floats * sizeof(float)) {
-    constexpr size_t huge = size_t{2} << 20;
-    void* data = nullptr;
-    if (posix_memalign(&data, bytes_ >= huge ? huge : 64, std::max<size_t>(bytes_, 64)) != 0) {
-      throw std::bad_alloc();
-    }
-    data_.reset(static_cast<float*>(data));
-    // A wish; no matter if refused.
-    if (bytes_ >= huge) madvise(data, bytes_ / huge * huge, MADV_HUGEPAGE);
-  }
-  float* data() const { return data_.get(); }
-  size_t bytes() const { return bytes_; }
-
- private:
-  struct Free {
-    void operator()(float* p) const { std::free(p); }
-  };
-  size_t bytes_;
-  std::unique_ptr<float, Free> data_;
-};
-
 // Seconds on one core, as far as they are needed to choose: the rates are those of a processor with
 // AVX-512 at 2.5 GHz, and what is chosen must not depend on what else a machine does at that
 // moment.
@@ -83,7 +56,7 @@ double winograd_seconds(const nodes::Convolution& c, const Tiling& tiling, const
   const auto tiles = static_cast<double>(tiling.tiles());
   const auto points = static_cast<double>(tiling.points());
   const double weights = points * static_cast<double>(c.x[1]) * width;
-  const bool pairs = device.operands == DType::bf16;
+  const bool pairs = device.points == DType::bf16;
   const double rate = pairs ? 0.9 * device.bf16_rate : 0.75, bytes = pairs ? 2 : 4;
   return 2 * tiles * weights / (rate * flops_per_second) + bytes * weights / bytes_per_second +
          tiles * points / 36 * (vectors(c.x[1]) * transform + vectors(c.y[1]) * untransform);
@@ -225,7 +198,7 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   Work work{};
   work.threads = omp_get_max_threads();
   work.tiles = tiling->tiles();
-  const kernels::DType operands = kernel_type(device.operands);
+  const kernels::DType operands = kernel_type(device.points);
   const bool pairs = operands == kernels::DType::bf16;
   const size_t weights = kernels::winograd_weight_size(y[1], x[1], outputs, kernel, operands);
   work.block = tiles_per_block(*tiling, pairs ? (x[1] + 1) / 2 : x[1],
@@ -252,7 +225,7 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   args.relu = convolution.activation == nodes::Activation::relu;
   args.panel_end = kernels::winograd_panels(y[1]);
 
-  Packed packed(weights);
+  Packed packed(weights * sizeof(float));
   kernels::winograd_weight(floats(weight).data(), y[1], x[1], outputs, kernel, operands,
                            packed.data());
   return std::make_unique<WinogradOperator>(
@@ -264,7 +237,7 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
 
 bool winograd_beats_int8(const OperatorRequest& request, const Device& device) {
   // Without products of pairs that are faster than floats it never does.
-  if (device.operands != DType::bf16 || request.node.op != "conv2d") return false;
+  if (device.points != DType::bf16 || request.node.op != "conv2d") return false;
   const nodes::Convolution convolution = nodes::convolution(request);
   const std::string tactic = device.tactic(request.node);
   if (!has_kernel(convolution) || tactic == "direct") return false;

@@ -36,6 +36,8 @@ int main() {
     }
     alone(test_winograd, *table, k::DType::bf16, k::DType::bf16);
     alone(test_halo_attention, *table, k::DType::bf16, k::DType::bf16);
+    alone(test_linear, *table, k::DType::bf16);
+    alone(test_linear, *table, k::DType::u8);
     alone(test_resize_bilinear, *table);
     alone(test_fuse_maps, *table);
     alone(test_gaussian_blur, *table);

@@ -177,6 +177,7 @@ void test_halo_attention(const k::Table& table, k::DType dtype, k::DType operand
 void test_winograd(const k::Table& table, k::DType dtype, k::DType operands);
 void test_depthwise(const k::Table& table, k::DType dtype);
 void test_matvec(const k::Table& table, k::DType dtype);
+void test_linear(const k::Table& table, k::DType x_dtype);
 void test_rows(const k::Table& table);
 void test_unary(const k::Table& table);
 void test_binary(const k::Table& table);

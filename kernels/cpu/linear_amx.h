@@ -1,0 +1,175 @@
+// Products of many rows with a constant matrix by AMX, in bf16 or u8 times s8: linears, and
+// convolutions of 1 x 1, whose rows are pixels. Two tiles of rows meet two of columns, so that each
+// load feeds two products; bias, residual and activation are added on the way from the tiles to y,
+// while the next sums are under way.
+#pragma once
+#include "matvec.h"
+
+namespace adfast::kernels::ADFAST_ISA {
+
+constexpr int64_t kLinearStep = 64;             // bytes of a row that one instruction takes
+constexpr int64_t kWeightsPerPass = 640 << 10;  // bytes: they stay in the second-level cache
+
+// The same as silu and gelu of simd.h, good enough to be rounded to bf16. The error function is
+// Abramowitz and Stegun's 7.1.26, to 1.5e-7.
+static inline Vec silu_rough(Vec x) {
+  return x * _mm512_rcp14_ps(exp2_rough(x * set1(-1.44269504f)) + set1(1.0f));
+}
+static inline Vec gelu_rough(Vec x) {
+  const Vec z = abs(x) * set1(0.707106781f);
+  const Vec t = reciprocal(fma(z, set1(0.3275911f), set1(1.0f)));
+  Vec p = set1(0.5f * 1.061405429f);
+  p = fma(p, t, set1(0.5f * -1.453152027f));
+  p = fma(p, t, set1(0.5f * 1.421413741f));
+  p = fma(p, t, set1(0.5f * -0.284496736f));
+  p = fma(p, t, set1(0.5f * 0.254829592f));
+  const Vec tail = p * t * exp2_rough(z * z * set1(-1.44269504f));
+  // -infinity times its tail of 0 would be NaN.
+  const Vec bounded = max(set1(-20.0f), x);
+  return select_less(x, set1(0.0f), bounded * tail, x * (set1(1.0f) - tail));
+}
+
+struct Identity {
+  static Vec of(Vec v, bool) { return v; }
+};
+struct Relu {
+  static Vec of(Vec v, bool) { return max(set1(0.0f), v); }
+};
+struct Sigmoid {
+  static Vec of(Vec v, bool) { return sigmoid(v); }
+};
+struct Silu {
+  static Vec of(Vec v, bool rough) { return rough ? silu_rough(v) : silu(v); }
+};
+struct Gelu {
+  static Vec of(Vec v, bool rough) { return rough ? gelu_rough(v) : gelu(v); }
+};
+struct Tanh {
+  static Vec of(Vec v, bool) { return tanh(v); }
+};
+
+// 32 x 32 sums, and where they belong.
+struct LinearBlock {
+  float* sums;
+  int64_t skip, row, rows, column;  // rows of the sums to leave out; of y
+
+  template <class Activation>
+  void put(const LinearArgs& a) const {
+    const bool rough = a.y_dtype != DType::f32;
+    for (int64_t r = 0; r < rows; r++) {
+      const float* from = sums + (skip + r) * 32;
+      const int64_t first = (row + r) * a.width + column;
+      over(smaller(32, a.width - column), [&](int64_t i, auto lanes) {
+        Vec v = load(from + i);
+        const Vec offset = a.offset ? load(a.offset + column + i, lanes) : set1(0.0f);
+        if (a.x_dtype == DType::u8) {
+          v = fma(_mm512_cvtepi32_ps(_mm512_castps_si512(v)), load(a.factor + column + i, lanes),
+                  offset);
+        } else {
+          v = v + offset;
+        }
+        if (a.residual) v = v + load_as(a.residual, a.residual_dtype, first + i, lanes);
+        store_as(a.y, a.y_dtype, a.y_levels, first + i, Activation::of(v, rough), lanes);
+      });
+    }
+  }
+};
+
+template <bool kBytes>
+static inline void multiply_tiles(const char* x, int64_t stride, const char* tail,
+                                  const char* weight, int64_t steps, float* sums) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  const auto step = [&](const char* left, int64_t left_stride) {
+    _tile_loadd(6, weight, 64);
+    _tile_loadd(4, left, left_stride);
+    if constexpr (kBytes) {
+      _tile_dpbusd(0, 4, 6);
+    } else {
+      _tile_dpbf16ps(0, 4, 6);
+    }
+    _tile_loadd(7, weight + 1024, 64);
+    if constexpr (kBytes) {
+      _tile_dpbusd(1, 4, 7);
+    } else {
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    _tile_loadd(5, left + 16 * left_stride, left_stride);
+    if constexpr (kBytes) {
+      _tile_dpbusd(2, 5, 6);
+      _tile_dpbusd(3, 5, 7);
+    } else {
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  };
+  for (int64_t i = 0; i < steps; i++, x += kLinearStep, weight += 2048) step(x, stride);
+  if (tail != nullptr) step(tail, kLinearStep);
+  _tile_stored(0, sums, 128);
+  _tile_stored(1, sums + 16, 128);
+  _tile_stored(2, sums + 512, 128);
+  _tile_stored(3, sums + 528, 128);
+}
+
+template <bool kBytes, class Activation>
+static void linear_of(const LinearArgs& a) {
+  const Products<Bf16Operands> ready;  // the tiles' shapes are the same
+  const int64_t stride = a.depth * (kBytes ? 1 : 2), steps = stride / kLinearStep;
+  const int64_t left_over = stride % kLinearStep;
+  const int64_t panel_bytes = (steps + (left_over > 0)) * 2048;
+  const int64_t pass = larger(1, kWeightsPerPass / panel_bytes);
+  // What a row of x has beyond whole steps, zeros after it: what lies there may be no number.
+  alignas(64) char tails[32 * kLinearStep] = {};
+  alignas(64) float sums[2][1024];
+  LinearBlock block{};
+  int turn = 0;
+  for (int64_t begin = a.panel_begin; begin < a.panel_end; begin += pass) {
+    const int64_t end = smaller(begin + pass, a.panel_end);
+    for (int64_t row = a.row_begin; row < a.row_end; row += 32) {
+      // The last rows are computed with some before them.
+      const int64_t first = smaller(row, a.rows - 32);
+      const char* x = static_cast<const char*>(a.x) + first * stride;
+      for (int64_t r = 0; left_over > 0 && r < 32; r++) {
+        __builtin_memcpy(tails + r * kLinearStep, x + r * stride + steps * kLinearStep,
+                         static_cast<size_t>(left_over));
+      }
+      for (int64_t panel = begin; panel < end; panel++, turn ^= 1) {
+        // The compiler does not know that loading a tile reads memory, or storing one writes it.
+        asm volatile("" ::: "memory");
+        multiply_tiles<kBytes>(x, stride, left_over > 0 ? tails : nullptr,
+                               static_cast<const char*>(a.weight) + panel * panel_bytes, steps,
+                               sums[turn]);
+        asm volatile("" ::: "memory");
+        if (block.rows > 0) block.put<Activation>(a);
+        block = {sums[turn], row - first, row, smaller(32, a.row_end - row), panel * 32};
+      }
+    }
+  }
+  if (block.rows > 0) block.put<Activation>(a);
+}
+
+template <bool kBytes>
+static void linear_as(const LinearArgs& a) {
+  switch (a.activation) {
+    case Unary::relu:
+      return linear_of<kBytes, Relu>(a);
+    case Unary::sigmoid:
+      return linear_of<kBytes, Sigmoid>(a);
+    case Unary::silu:
+      return linear_of<kBytes, Silu>(a);
+    case Unary::gelu:
+      return linear_of<kBytes, Gelu>(a);
+    case Unary::tanh:
+      return linear_of<kBytes, Tanh>(a);
+    default:
+      return linear_of<kBytes, Identity>(a);
+  }
+}
+
+static void linear(const LinearArgs& a) {
+  a.x_dtype == DType::u8 ? linear_as<true>(a) : linear_as<false>(a);
+}
+
+}  // namespace adfast::kernels::ADFAST_ISA
