@@ -21,7 +21,7 @@ namespace adfast {
 struct EngineOptions {
   int threads = 0;             // 0: as many processors as this process may use
   std::string precision = {};  // "f32", "bf16", "f16", "int8", or empty: the plan's own
-  std::string isa = {};        // "scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx"; empty: the best
+  std::string isa = {};  // "scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx"; empty: the best
   std::string tactics = {};    // a file for read_tactics, or empty: the backend's own estimates
   std::string device = "cpu";  // "cpu", "cuda", "cuda:N", or "auto": a device where there is one
   std::vector<std::string> folders = {};  // where plugins and what they need are looked for

@@ -93,8 +93,8 @@ class HostBackend : public Backend {
 struct CpuOptions {
   std::string precision;   // "f32", "bf16" or "int8"
   bool may_widen = false;  // f32 will do where bf16 would be slower
-  std::string isa = {};    // "scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx"; empty: the best
-  Tactics tactics = {};    // empty: the backend's own estimates
+  std::string isa = {};  // "scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx"; empty: the best
+  Tactics tactics = {};  // empty: the backend's own estimates
 };
 // Throws ErrorKind::argument when the processor cannot do what is asked for.
 std::unique_ptr<HostBackend> make_cpu_backend(const CpuOptions& options);

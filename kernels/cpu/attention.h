@@ -36,11 +36,11 @@ static void attention_head(const AttentionArgs& a, int64_t head) {
   const int64_t depth = round_up(words_of(dim, Operands::pairs), Block::depth);
   const int64_t value_rows = round_up(words_of(a.keys, Operands::pairs), Block::depth);
   const int64_t stride = weight_row(columns);
-  float* keys = a.scratch;                      // panels of kPanel keys: [depth][kPanel] words
-  float* values = keys + columns * depth;       // [keys, in words][width]
+  float* keys = a.scratch;                       // panels of kPanel keys: [depth][kPanel] words
+  float* values = keys + columns * depth;        // [keys, in words][width]
   float* queries = values + value_rows * width;  // [kRows][depth] words
-  float* weights = queries + kRows * depth;     // [kRows][stride]
-  float* sums = weights + kRows * stride;       // [kRows][width]
+  float* weights = queries + kRows * depth;      // [kRows][stride]
+  float* sums = weights + kRows * stride;        // [kRows][width]
   if (Block::depth > 1) {
     // What no operand is written to counts as zero.
     fill(queries, kRows * depth, 0.0f);
@@ -102,9 +102,8 @@ static void attention_head(const AttentionArgs& a, int64_t head) {
     for (int64_t r = 0; r < rows; r++) {
       float* out = a.out + (first + r) * a.value_dim + head * value_dim;
       const Vec by = set1(factor[r]);
-      over(value_dim, [&](int64_t c, auto lanes) {
-        store(out + c, load(sums + r * width + c) * by, lanes);
-      });
+      over(value_dim,
+           [&](int64_t c, auto lanes) { store(out + c, load(sums + r * width + c) * by, lanes); });
     }
   }
 }

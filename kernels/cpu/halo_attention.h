@@ -55,11 +55,11 @@ struct HaloBlock {
   const int64_t value_rows = round_up(words_of(keys, pairs), Block::depth);
   const int64_t stride = weight_row(columns), width = round_up(value_dim, kLanes);
   // Scratch. The tables of positions are the same for all blocks and heads.
-  float* const row_table = a.scratch;                 // [depth][table] words
+  float* const row_table = a.scratch;  // [depth][table] words
   float* const column_table = row_table + depth * table;
-  float* const key = column_table + depth * table;    // panels of keys: [depth][panel] words
-  float* const value = key + columns * depth;         // [value_rows][width] words
-  float* const query = value + value_rows * width;    // [block * block + Block::rows][depth] words
+  float* const key = column_table + depth * table;  // panels of keys: [depth][panel] words
+  float* const value = key + columns * depth;       // [value_rows][width] words
+  float* const query = value + value_rows * width;  // [block * block + Block::rows][depth] words
   float* const weight = query + (a.block * a.block + Block::rows) * depth;  // [Block::rows][stride]
   float* const down = weight + Block::rows * stride;  // [Block::rows][table]: terms of rows of keys
   float* const across = down + Block::rows * table;   // [Block::rows][table]: and of columns
@@ -168,9 +168,8 @@ struct HaloBlock {
   // Query i's answer: x * factor.
   void put(const float* x, float factor, int64_t i) const {
     T* out = static_cast<T*>(a.out) + pixel(i) * a.value_dim + head * value_dim;
-    over(value_dim, [&](int64_t c, auto lanes) {
-      store(out + c, load(x + c, lanes) * set1(factor), lanes);
-    });
+    over(value_dim,
+         [&](int64_t c, auto lanes) { store(out + c, load(x + c, lanes) * set1(factor), lanes); });
   }
 
   // Every query reads the mean of all values, or zeros; a value that is not a number stays one.
@@ -179,9 +178,8 @@ struct HaloBlock {
     const float factor = all_inside ? 1.0f / static_cast<float>(side * side) : 0.0f;
     fill(sums, width, 0.0f);
     for (int64_t k = 0; k < keys; k++) {
-      over(width, [&](int64_t c, auto) {
-        store(sums + c, load(sums + c) + load(value + k * width + c));
-      });
+      over(width,
+           [&](int64_t c, auto) { store(sums + c, load(sums + c) + load(value + k * width + c)); });
     }
     for (int64_t i = 0; i < a.block * a.block; i++) put(sums, factor, i);
   }

@@ -271,9 +271,9 @@ struct LinearArgs {
   const void* x;  // [rows][depth], rows at least kLinearRows
   DType x_dtype;  // bf16, or u8
   int64_t rows, depth, width;
-  const void* weight;   // of linear_weight: bf16, or s8 for a u8 x
-  const float* factor;  // [width] for a u8 x
-  const float* offset;  // [width] or null
+  const void* weight;    // of linear_weight: bf16, or s8 for a u8 x
+  const float* factor;   // [width] for a u8 x
+  const float* offset;   // [width] or null
   const void* residual;  // [rows][width] or null
   DType residual_dtype;  // f32 or bf16
   Unary activation;      // identity, relu, sigmoid, silu, gelu or tanh

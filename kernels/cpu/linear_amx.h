@@ -7,8 +7,8 @@
 
 namespace adfast::kernels::ADFAST_ISA {
 
-constexpr int64_t kLinearStep = 64;             // bytes of a row that one instruction takes
-constexpr int64_t kWeightsPerPass = 640 << 10;  // bytes: they stay in the second-level cache
+constexpr int64_t kLinearStep = 64;     // bytes of a row that one instruction takes
+constexpr int64_t kResident = 1 << 20;  // bytes that stay in the second-level cache
 
 // The same as silu and gelu of simd.h, good enough to be rounded to bf16. The error function is
 // Abramowitz and Stegun's 7.1.26, to 1.5e-7.
@@ -119,32 +119,45 @@ static void linear_of(const LinearArgs& a) {
   const int64_t stride = a.depth * (kBytes ? 1 : 2), steps = stride / kLinearStep;
   const int64_t left_over = stride % kLinearStep;
   const int64_t panel_bytes = (steps + (left_over > 0)) * 2048;
-  const int64_t pass = larger(1, kWeightsPerPass / panel_bytes);
+  // Either the weights of a pass stay near and all rows come by, or a chunk of rows and all weights
+  // do: whichever has to fetch less.
+  const int64_t blocks = (a.row_end - a.row_begin + 31) / 32, panels = a.panel_end - a.panel_begin;
+  const int64_t near_panels = larger(1, kResident / panel_bytes);
+  const int64_t near_blocks = larger(1, kResident / (32 * stride));
+  const auto passes = [](int64_t all, int64_t each) { return (all + each - 1) / each; };
+  const bool weights_stay = blocks * 32 * stride * passes(panels, near_panels) <=
+                            panels * panel_bytes * passes(blocks, near_blocks);
+  const int64_t pass = weights_stay ? near_panels : 1;
+  const int64_t chunk = weights_stay ? blocks * 32 : near_blocks * 32;
   // What a row of x has beyond whole steps, zeros after it: what lies there may be no number.
   alignas(64) char tails[32 * kLinearStep] = {};
   alignas(64) float sums[2][1024];
   LinearBlock block{};
   int turn = 0;
-  for (int64_t begin = a.panel_begin; begin < a.panel_end; begin += pass) {
-    const int64_t end = smaller(begin + pass, a.panel_end);
-    for (int64_t row = a.row_begin; row < a.row_end; row += 32) {
-      // The last rows are computed with some before them.
-      const int64_t first = smaller(row, a.rows - 32);
-      const char* x = static_cast<const char*>(a.x) + first * stride;
-      for (int64_t r = 0; left_over > 0 && r < 32; r++) {
-        __builtin_memcpy(tails + r * kLinearStep, x + r * stride + steps * kLinearStep,
-                         static_cast<size_t>(left_over));
-      }
-      for (int64_t panel = begin; panel < end; panel++, turn ^= 1) {
-        // The compiler does not know that loading a tile reads memory, or storing one writes it.
-        asm volatile("" ::: "memory");
-        multiply_tiles<kBytes>(x, stride, left_over > 0 ? tails : nullptr,
-                               static_cast<const char*>(a.weight) + panel * panel_bytes, steps,
-                               sums[turn]);
-        asm volatile("" ::: "memory");
-        if (block.rows > 0) block.put<Activation>(a);
-        block = {sums[turn], row - first, row, smaller(32, a.row_end - row), panel * 32};
-      }
+  const auto multiply = [&](int64_t row, int64_t row_end, int64_t begin, int64_t end) {
+    // The last rows are computed with some before them.
+    const int64_t first = smaller(row, a.rows - 32);
+    const char* x = static_cast<const char*>(a.x) + first * stride;
+    for (int64_t r = 0; left_over > 0 && r < 32; r++) {
+      __builtin_memcpy(tails + r * kLinearStep, x + r * stride + steps * kLinearStep,
+                       static_cast<size_t>(left_over));
+    }
+    for (int64_t panel = begin; panel < end; panel++, turn ^= 1) {
+      // The compiler does not know that loading a tile reads memory, or storing one writes it.
+      asm volatile("" ::: "memory");
+      multiply_tiles<kBytes>(x, stride, left_over > 0 ? tails : nullptr,
+                             static_cast<const char*>(a.weight) + panel * panel_bytes, steps,
+                             sums[turn]);
+      asm volatile("" ::: "memory");
+      if (block.rows > 0) block.put<Activation>(a);
+      block = {sums[turn], row - first, row, smaller(32, row_end - row), panel * 32};
+    }
+  };
+  for (int64_t top = a.row_begin; top < a.row_end; top += chunk) {
+    const int64_t bottom = smaller(top + chunk, a.row_end);
+    for (int64_t begin = a.panel_begin; begin < a.panel_end; begin += pass) {
+      const int64_t end = smaller(begin + pass, a.panel_end);
+      for (int64_t row = top; row < bottom; row += 32) multiply(row, bottom, begin, end);
     }
   }
   if (block.rows > 0) block.put<Activation>(a);

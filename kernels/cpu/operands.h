@@ -1,6 +1,7 @@
 // What a product's operands are stored as, for kernels that sum along an axis of which one operand
 // is broadcast and the other a row of columns. A word is a float, or two neighbours of that axis in
-// bf16: sums are f32 in either case. Needs add_pair_products and exp2_rough, which isa_*.cpp brings.
+// bf16: sums are f32 in either case. Needs add_pair_products and exp2_rough, which isa_*.cpp
+// brings.
 #pragma once
 
 namespace adfast::kernels::ADFAST_ISA {

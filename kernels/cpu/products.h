@@ -59,9 +59,9 @@ static inline __attribute__((always_inline)) void product(const float* left, int
 template <class Operands>
 struct Products {
   static constexpr bool tiles = false;
-  static constexpr int64_t rows = kQueryRows;                // of the left operand at once
-  static constexpr int64_t panel = kPanelVecs * kLanes;      // columns next to each other
-  static constexpr int64_t depth = 1, columns = panel;       // both come in multiples of these
+  static constexpr int64_t rows = kQueryRows;            // of the left operand at once
+  static constexpr int64_t panel = kPanelVecs * kLanes;  // columns next to each other
+  static constexpr int64_t depth = 1, columns = panel;   // both come in multiples of these
 
   // out[r] = left[r] . right for `rows` rows; `columns` is a multiple of the vectors' lanes.
   static void multiply(const float* left, int64_t left_stride, Panels right, int64_t depth,

@@ -40,7 +40,8 @@ QuantisedWeight quantised_weight(const OperatorRequest& request) {
       largest = std::max(largest, std::abs(from[i]));
     }
     if (!finite) {
-      nodes::refuse(request.node, "weight '" + weight.name + "' is not finite, so it cannot be quantised");
+      nodes::refuse(request.node,
+                    "weight '" + weight.name + "' is not finite, so it cannot be quantised");
     }
     // Rows of zeros, or of next to nothing.
     const float scale = result.scales[row] = std::max(largest, 1e-18f) / limit;

@@ -105,9 +105,9 @@ void test_linear(const k::Table& table, k::DType x_dtype) {
           table.linear(args);
         }
       }
-      const auto name = text("linear", table, x_dtype,
-                             {rows, depth, width, static_cast<int64_t>(activation),
-                              static_cast<int64_t>(y_dtype)});
+      const auto name = text(
+          "linear", table, x_dtype,
+          {rows, depth, width, static_cast<int64_t>(activation), static_cast<int64_t>(y_dtype)});
       if (memcmp(y.data(), split.data(), y.size()) != 0) {
         fprintf(stderr, "[%s] results depend on how they are shared\n", name.c_str());
         failures++;
@@ -116,7 +116,8 @@ void test_linear(const k::Table& table, k::DType x_dtype) {
       for (int64_t r = 0; r < rows; r++) {
         for (int64_t o = 0; o < width; o++) {
           double sum = 0;
-          for (int64_t i = 0; i < depth; i++) sum += xs[r * depth + i] * weight.values[o * depth + i];
+          for (int64_t i = 0; i < depth; i++)
+            sum += xs[r * depth + i] * weight.values[o * depth + i];
           if (bytes) sum *= factor[o];
           if (biased) sum += offset[o];
           if (added) sum += residual[r * width + o];
@@ -136,8 +137,7 @@ void test_linear(const k::Table& table, k::DType x_dtype) {
         return v;
       };
       const double largest = *std::max_element(want.begin(), want.end());
-      expect(name, got, want,
-             y_dtype == k::DType::u8 ? 0.6 / largest : 1e-5 + rounding(y_dtype));
+      expect(name, got, want, y_dtype == k::DType::u8 ? 0.6 / largest : 1e-5 + rounding(y_dtype));
     }
   }
   if (bytes) return;
@@ -162,7 +162,8 @@ void test_linear(const k::Table& table, k::DType x_dtype) {
     table.linear(args);
     std::vector<double> want(40, activated(activation, 33));
     want[20] = NAN;
-    expect(text("linear of NaN", table, x_dtype, {static_cast<int64_t>(activation)}),
-           [&](size_t i) { return static_cast<double>(y[i]); }, want, 1e-5);
+    expect(
+        text("linear of NaN", table, x_dtype, {static_cast<int64_t>(activation)}),
+        [&](size_t i) { return static_cast<double>(y[i]); }, want, 1e-5);
   }
 }
