@@ -292,7 +292,14 @@ def trust() -> str:
             f"{run['executions']:,} inputs in {run['seconds']:,} s, "
             f"{found or 'no'} failure{'s' if found != 1 else ''}."
         )
+    sanitizers = json.loads((RESULTS / "sanitizers.json").read_text())["runs"]
+    for run in sanitizers:
+        lines.append(
+            f"The C++ tests under {run['sanitizer']}: {len(run['tests'])}, "
+            f"{len(run['failed']) or 'none'} failed."
+        )
     lines.append(sources([soak], "make soak", "soak.json"))
+    lines.append(sources(sanitizers, "python bench/sanitizers.py", "sanitizers.json"))
     return "\n".join(lines)
 
 

@@ -25,7 +25,11 @@ INCLUDES = {
     "csrc/backends/cpu": ("core/", "plan/", "runtime/", "backends/cpu/", "kernels/cpu/", "oneapi/"),
 }
 STL_FREE = ("kernels/cpu",)
-C_HEADERS = {"stddef.h", "stdint.h", "math.h", "string.h", "immintrin.h", "xmmintrin.h"}
+C_HEADERS = {"stddef.h", "stdint.h", "math.h", "string.h", "immintrin.h", "xmmintrin.h"} | {
+    "cpuid.h",
+    "sys/syscall.h",
+    "unistd.h",  # which instruction sets there are
+}
 
 # Module prefix: packages that it must never import, at any depth of its source.
 NEVER = {

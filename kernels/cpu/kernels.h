@@ -283,7 +283,7 @@ struct LinearArgs {
   int64_t row_begin, row_end;
   int64_t panel_begin, panel_end;  // of linear_panels
 };
-constexpr int64_t kLinearRows = 32;
+constexpr int64_t kLinearRows = 32, kLinearPanel = 32;  // computed together
 
 // A convolution of every channel by itself, kernel 3 or 5, stride 1 or 2, zeros being around x:
 // y = activation(x * weight + bias). Rows row_begin..row_end - 1 of y only.

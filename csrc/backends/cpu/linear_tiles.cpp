@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <array>
 
 #include "backends/cpu/own.h"
@@ -114,12 +115,10 @@ std::unique_ptr<Operator> make_linear_tiles(const OperatorRequest& request, cons
   std::vector<float> factor, offset;
   if (linear.bias != nullptr) offset = floats(*linear.bias);
   Packed packed(kernels::linear_weight_bytes(args.width, args.depth, args.x_dtype));
-  const auto pack = [&](const void* weight) {
-    kernels::linear_weight(weight, args.width, args.depth, args.x_dtype, packed.data());
-  };
   if (x.dtype == DType::u8) {
     const QuantisedWeight weight = quantised_weight(request);
-    pack(weight.values.data());
+    kernels::linear_weight(weight.values.data(), args.width, args.depth, args.x_dtype,
+                           packed.data());
     factor.resize(weight.scales.size());
     offset.resize(weight.scales.size());
     for (size_t row = 0; row < factor.size(); ++row) {
@@ -131,11 +130,19 @@ std::unique_ptr<Operator> make_linear_tiles(const OperatorRequest& request, cons
                                         static_cast<double>(sum));
     }
   } else {
-    const std::vector<float> weight = floats(*linear.weight);
-    std::vector<uint16_t> narrow(weight.size());
-    device.kernels->unary({kernels::Unary::identity, weight.data(), kernels::DType::f32,
-                           narrow.data(), kernels::DType::bf16, std::ssize(weight)});
-    pack(narrow.data());
+    // A panel at a time: a second copy of all would double what loading takes.
+    const auto* weight = reinterpret_cast<const float*>(linear.weight->data.data());
+    constexpr int64_t most = kernels::kLinearPanel;
+    std::vector<uint16_t> narrow(most * args.depth);
+    auto* to = static_cast<std::byte*>(packed.data());
+    for (int64_t row = 0; row < args.width; row += most) {
+      const int64_t rows = std::min(most, args.width - row);
+      device.kernels->unary({kernels::Unary::identity, weight + row * args.depth,
+                             kernels::DType::f32, narrow.data(), kernels::DType::bf16,
+                             rows * args.depth});
+      kernels::linear_weight(narrow.data(), rows, args.depth, args.x_dtype, to);
+      to += kernels::linear_weight_bytes(rows, args.depth, args.x_dtype);
+    }
   }
   return std::make_unique<LinearTiles>(device, args, std::move(packed), std::move(factor),
                                        std::move(offset), linear.residual != nullptr);
