@@ -33,6 +33,29 @@ def summary(samples: Sequence[float]) -> dict[str, float | None]:
     return found | {"spread": (high - low) / middle, "samples": values.size}
 
 
+def disturbances(report: dict) -> list[str]:
+    """Say what shows that other work ran beside a race: its load, or how the times scatter.
+
+    Another tenant of a shared processor is in no load average, but in the distance of the quartiles,
+    which on a quiet machine is a few per cent of the median.
+    """
+    load = max(entry.get("load_average_before", 0) for entry in report["models"].values())
+    spreads = [
+        times["spread"]
+        for entry in report["models"].values()
+        for found in entry.get("batch1", {}).get("times", {}).values()
+        for times in found.values()
+        if "spread" in times
+    ]
+    reasons = []
+    # The benchmark itself leaves a load of about the cores behind, from one model to the next.
+    if load > report["machine"]["cores"] + 1:
+        reasons.append(f"load {load:.1f}")
+    if spreads and np.median(spreads) > 0.15:
+        reasons.append(f"quartiles {100 * np.median(spreads):.0f} % of the median apart")
+    return reasons
+
+
 def ratio(
     theirs: Sequence[float], ours: Sequence[float], resamples: int = 2000
 ) -> dict[str, object]:

@@ -46,9 +46,10 @@ def _cores(count: int) -> str:
 
 
 def machines() -> list[dict]:
-    """Return the reports of end_to_end.json, the latest first."""
+    """Return the reports of end_to_end.json, the latest first; those that are rough come last."""
     reports = json.loads((RESULTS / "end_to_end.json").read_text())["machines"].values()
-    return sorted(reports, key=lambda report: report["date"], reverse=True)
+    latest = sorted(reports, key=lambda report: report["date"], reverse=True)
+    return sorted(latest, key=lambda report: bool(figures.disturbances(report)))
 
 
 def speed_source(report: dict) -> str:
@@ -59,10 +60,9 @@ def speed_source(report: dict) -> str:
     date = max(entry.get("date", report["date"]) for entry in report["models"].values())
     host = {**host, "processor": name}
     text = source({**report, "machine": host, "commit": commits, "date": date}, SPEED)
-    load = max(entry.get("load_average_before", 0) for entry in report["models"].values())
-    # The benchmark itself leaves a load of about the cores behind, from one model to the next.
-    if load > host["cores"] + 1:
-        text += f" The machine was busy with other work (load {load:.1f}): figures are rough."
+    reasons = figures.disturbances(report)
+    if reasons:
+        text += f" The machine was busy with other work ({', '.join(reasons)}): figures are rough."
     return text
 
 
@@ -380,7 +380,7 @@ def tactics() -> str:
 
 
 def ceilings() -> str:
-    """Return what the latest machine's ceiling leaves to win, model by model."""
+    """Return what the first machine's ceiling leaves to win, model by model."""
     report = machines()[0]
     lines = [
         "| Model | | adfast | of the ceiling | best peer's network | ratio | at the ceiling "

@@ -42,7 +42,7 @@ static inline __attribute__((always_inline)) void depthwise_vector(const Depthwi
   T* y = static_cast<T*>(a.y) + pixel * a.channels + c;
 #pragma GCC unroll 8
   for (int o = 0; o < kOutputs; o++) {
-    store_fast(y + o * a.channels, activated(a.activation, sums[o]), lanes);
+    store_fast(y + o * a.channels, activated<T>(a.activation, sums[o]), lanes);
   }
 }
 

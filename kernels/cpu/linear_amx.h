@@ -10,11 +10,8 @@ namespace adfast::kernels::ADFAST_ISA {
 constexpr int64_t kLinearStep = 64;     // bytes of a row that one instruction takes
 constexpr int64_t kResident = 1 << 20;  // bytes that stay in the second-level cache
 
-// The same as silu and gelu of simd.h, good enough to be rounded to bf16. The error function is
-// Abramowitz and Stegun's 7.1.26, to 1.5e-7.
-static inline Vec silu_rough(Vec x) {
-  return x * _mm512_rcp14_ps(exp2_rough(x * set1(-1.44269504f)) + set1(1.0f));
-}
+// The same as gelu of simd.h, good enough to be rounded to bf16. The error function is Abramowitz
+// and Stegun's 7.1.26, to 1.5e-7.
 static inline Vec gelu_rough(Vec x) {
   const Vec z = abs(x) * set1(0.707106781f);
   const Vec t = reciprocal(fma(z, set1(0.3275911f), set1(1.0f)));

@@ -4,12 +4,14 @@
 
 namespace adfast::kernels::ADFAST_ISA {
 
+// What is stored as T.
+template <class T>
 static inline Vec activated(Unary activation, Vec v) {
   switch (activation) {
     case Unary::relu:  // a NaN stays, being the second operand
       return max(set1(0.0f), v);
     case Unary::silu:
-      return silu(v);
+      return sizeof(T) == 2 ? silu_rough(v) : silu(v);
     case Unary::sigmoid:
       return sigmoid(v);
     default:
@@ -35,7 +37,7 @@ static void matvec_of(const MatvecArgs& a) {
     const float* bias = a.bias ? a.bias + panel * kMatvecPanel : nullptr;
     const auto put = [&](int v, auto lanes) {
       const Vec sum = bias ? sums[v] + load(bias + v * kLanes, lanes) : sums[v];
-      store_fast(y + v * kLanes, activated(a.activation, sum), lanes);
+      store_fast(y + v * kLanes, activated<T>(a.activation, sum), lanes);
     };
     const int64_t width = smaller(kMatvecPanel, a.width - panel * kMatvecPanel);
 #pragma GCC unroll 16

@@ -26,6 +26,9 @@ static inline Vec pair(Vec low, Vec high) {
 static inline Vec exp2_negative(Vec x);
 // 2^x for x <= 0, good enough to be rounded to bf16.
 static inline Vec exp2_rough(Vec x) { return exp2_negative(x); }
+static inline Vec silu(Vec x);
+// x / (1 + e^-x), likewise.
+static inline Vec silu_rough(Vec x) { return silu(x); }
 
 // Stores, rounding to bf16 in the fastest way this set has.
 template <class T, class Lanes = All>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import xml.etree.ElementTree
@@ -24,6 +25,27 @@ def test_a_summary_claims_no_tail_that_it_has_not_seen():
     many = figures.summary(np.arange(1.0, 101.0))
     assert many["p90_ms"] in (90, 91) and many["p99_ms"] == 100
     assert figures.summary(np.arange(1.0, 100.0))["p99_ms"] is None
+
+
+def test_a_disturbed_race_is_called_so_and_stands_last(monkeypatch, tmp_path):
+    def report(processor, date, load, spread):
+        times = {"A f32": {"network": {"median_ms": 1.0, "spread": spread}}}
+        models = {"ADTR": {"load_average_before": load, "batch1": {"times": times}}}
+        return {"models": models, "date": date, "machine": {"processor": processor, "cores": 2}}
+
+    assert figures.disturbances(report("", "", 2.9, 0.1)) == []
+    assert figures.disturbances(report("", "", 3.5, 0.1)) == ["load 3.5"]
+    reasons = figures.disturbances(report("", "", 2.0, 0.3))
+    assert reasons == ["quartiles 30 % of the median apart"]
+    reports = [
+        report("old", "2026-01-01", 2.0, 0.1),
+        report("rough", "2026-01-03", 2.0, 0.3),
+        report("new", "2026-01-02", 2.0, 0.1),
+    ]
+    path = tmp_path / "end_to_end.json"
+    path.write_text(json.dumps({"machines": {r["date"]: r for r in reports}}))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert [r["machine"]["processor"] for r in tables.machines()] == ["new", "old", "rough"]
 
 
 def test_a_ratio_is_of_times_of_the_same_round():
