@@ -36,8 +36,8 @@ def summary(samples: Sequence[float]) -> dict[str, float | None]:
 def disturbances(report: dict) -> list[str]:
     """Say what shows that other work ran beside a race: its load, or how the times scatter.
 
-    Another tenant of a shared processor is in no load average, but in the distance of the quartiles,
-    which on a quiet machine is a few per cent of the median.
+    Another tenant of a shared processor is in no load average, but in how far apart the quartiles
+    are: on a quiet machine a few per cent of the median.
     """
     load = max(entry.get("load_average_before", 0) for entry in report["models"].values())
     spreads = [

@@ -149,6 +149,7 @@ def _conv2d_cases() -> list[Case]:
         _conv2d(5, 6, (1, 7), (3, 14), label="wide", pads=[0, 3, 0, 3]),
         _conv2d(16, 16, 3, (10, 12), (10, 12), label="residual", activation="relu", **pad),
         _conv2d(8, 17, 1, (5, 3), (5, 3), bias=False, label="residual no bias"),
+        _conv2d(40, 33, 1, (9, 7), (9, 7), label="1x1 residual", activation="silu"),
     ]
     for activation in ("none", "relu", "sigmoid", "silu", "gelu", "tanh"):
         cases.append(
@@ -213,6 +214,7 @@ def _linear_cases() -> list[Case]:
     ]
     for activation in ("none", "relu", "sigmoid", "silu", "gelu", "tanh"):
         cases.append(linear((1, 5, 16), 9, activation, residual=True, activation=activation))
+        cases.append(linear((1, 70, 50), 40, f"many rows {activation}", activation=activation))
     return cases
 
 
