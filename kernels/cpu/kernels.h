@@ -22,7 +22,8 @@ struct Levels {
   float factor = 1, zero = 0;
 };
 
-// avx512_bf16 and avx512_amx differ from avx512 in the products of operands in bf16 alone.
+// avx512_bf16 and avx512_amx differ from avx512 in what is multiplied or stored in bf16 alone;
+// avx512_amx has `linear` besides.
 enum class Isa : int32_t { scalar = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, avx512_amx = 4 };
 constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::avx512_amx};
 
