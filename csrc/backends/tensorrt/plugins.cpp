@@ -25,7 +25,7 @@ constexpr char version[] = "1";
 
 // Kernels of the current card, kept until the process ends: its runtime may be gone before statics.
 cuda::TritonKernels& triton_of_card(int card) {
-  static std::map<int, cuda::TritonKernels*> cards;
+  static auto& cards = *new std::map<int, cuda::TritonKernels*>;
   cuda::TritonKernels*& found = cards[card];
   if (found == nullptr) {
     int major = 0, minor = 0;
