@@ -18,8 +18,8 @@ static inline Vec pair(Vec low, Vec high) {
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(high_words), 16), _mm512_cvtepu16_epi32(low_words)));
 }
 
-// 2^x, good enough to be rounded to bf16: the polynomial is the best of degree 3 on [0, 1], its error
-// below 2^-13. 0 far below, infinity far above; NaN stays NaN.
+// 2^x, good enough to be rounded to bf16: the polynomial is the best of degree 3 on [0, 1], its
+// error below 2^-13. 0 far below, infinity far above; NaN stays NaN.
 static inline Vec exp2_rough(Vec x) {
   const Vec r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
   Vec p = set1(0.07802529f);
