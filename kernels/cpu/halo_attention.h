@@ -73,8 +73,8 @@ struct HaloBlock {
     pack_table<Operands>(a.columns, dim, length, depth, column_table);
   }
 
-  const T* key_at(int64_t m, int64_t n) const { return at<T>(a.k, m, n, a.dim, dim); }
-  const T* value_at(int64_t m, int64_t n) const { return at<T>(a.v, m, n, a.value_dim, value_dim); }
+  const T* key_at(int64_t m, int64_t n) const { return at(a.k, m, n, a.dim, dim); }
+  const T* value_at(int64_t m, int64_t n) const { return at(a.v, m, n, a.value_dim, value_dim); }
 
   void pack() const {
     fill(key, columns * depth, 0.0f);
@@ -192,10 +192,9 @@ struct HaloBlock {
   }
 
  private:
-  template <class Element>
-  const Element* at(const void* map, int64_t m, int64_t n, int64_t channels, int64_t part) const {
+  const T* at(const void* map, int64_t m, int64_t n, int64_t channels, int64_t part) const {
     const int64_t y = top + m - a.halo, x = left + n - a.halo;
-    return static_cast<const Element*>(map) + (y * a.width + x) * channels + head * part;
+    return static_cast<const T*>(map) + (y * a.width + x) * channels + head * part;
   }
 };
 

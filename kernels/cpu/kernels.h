@@ -14,7 +14,7 @@
 
 namespace adfast::kernels {
 
-// u8 is written only, see Levels.
+// u8 is written, see Levels; only linear reads it.
 enum class DType : int32_t { f32 = 0, bf16 = 1, u8 = 3 };
 
 // A u8 holds round(value * factor + zero), ties to even, clipped to 0..255; of a NaN, 0.

@@ -37,8 +37,8 @@ static constexpr int64_t halo_table(int64_t length) {
   return round_up(length, kMaxLanes) + kMaxLanes;
 }
 
-// The logits of a query with `columns` keys, and the distance to the next one's: never a multiple
-// of 4 KB, as all queries' are read and written together.
+// The logits of a query with `columns` keys, and the distance to the next one's: a little more than
+// the round number that columns often are, as rows a multiple of 4 KB apart share cache sets.
 static constexpr int64_t weight_row(int64_t columns) { return columns + kMaxLanes; }
 
 constexpr int64_t kWinogradPanel = 32;  // output channels whose weights lie next to each other

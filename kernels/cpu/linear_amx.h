@@ -3,7 +3,7 @@
 // load feeds two products; bias, residual and activation are added on the way from the tiles to y,
 // while the next sums are under way.
 #pragma once
-#include "matvec.h"
+#include "elementwise.h"
 
 namespace adfast::kernels::ADFAST_ISA {
 

@@ -32,7 +32,7 @@ def quantised(tmp_path_factory):
 
 
 def written(path, levels):
-    """Four convolutions that any tactic can compute, and one of stride 2."""
+    """Four convolutions that any tactic can compute, one of stride 2, and one of 1x1."""
     graph = Graph("tactics")
     frame = {"resize": [SIDE, SIDE], "crop": [SIDE, SIDE], "scale": [0.01] * 3, "bias": [0.0] * 3}
     (x,) = graph.add("frame", [], frame)
@@ -52,7 +52,8 @@ def written(path, levels):
     third = conv(second, "third", 64, 33, 5)
     fourth = conv(third, "fourth", 64, 64, 3)
     fifth = conv(fourth, "strided", 16, 64, 3, stride=2)
-    (y,) = graph.add("reduce_sum", [fifth], {"axes": [1]})
+    sixth = conv(fifth, "pointwise", 24, 16, 1)
+    (y,) = graph.add("reduce_sum", [sixth], {"axes": [1]})
     graph.output("map", y)
     graph.output("score", graph.add("reduce_max", [y], {"axes": [1, 2, 3], "keepdims": 0})[0])
     write_test_plan(path, graph)
@@ -110,6 +111,20 @@ def test_a_step_of_int8_runs_in_bf16_where_that_is_faster(isa, quantised, tmp_pa
     exact = opened(quantised, told(tmp_path, "direct *"), "f32", isa=isa).predict(FRAME).network_map
     error = np.abs(direct.predict(FRAME).network_map - exact).max() / exact.max()
     assert 1e-4 < error < 0.1
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16", "int8"])
+def test_1x1_convolutions_go_to_the_tiles_where_there_are_any(
+    isa, precision, bf16_runs, quantised, tmp_path
+):
+    if precision == "bf16" and not bf16_runs:
+        pytest.skip("convolutions in bf16 need AVX-512")
+    used = kernels(opened(quantised, told(tmp_path, "winograd4 fourth"), precision, isa=isa))
+    tiles = isa == "avx512_amx" and precision != "f32"
+    expected = f"adfast:linear_{precision}:avx512_amx" if tiles else "onednn:"
+    assert used["pointwise"].startswith(expected), used
+    direct = kernels(opened(quantised, told(tmp_path, "direct pointwise"), precision, isa=isa))
+    assert direct["pointwise"].startswith("onednn:"), direct
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
