@@ -10,7 +10,7 @@ set(ADFAST_CUDA "auto" CACHE STRING "auto, on or off: build libadfast_cuda.so")
 set(ADFAST_CUDA_ARCHITECTURES "80-real;90-real;100-real;120" CACHE STRING
     "what the CUDA kernels are compiled for")
 
-set(ADFAST_CUDA_SOURCES attention backend check convolution device elementwise execution halo linear
+set(ADFAST_CUDA_SOURCES attention backend check convolution device elementwise execution fused_conv halo linear
     plugin score session shape slot tensorrt vendor)
 list(TRANSFORM ADFAST_CUDA_SOURCES
      REPLACE "(.+)" "${PROJECT_SOURCE_DIR}/csrc/backends/cuda/\\1.cpp")
@@ -71,7 +71,7 @@ if(NOT ADFAST_CUDA STREQUAL "off")
       set(${folder} ${PROJECT_SOURCE_DIR}/csrc/backends/cuda/triton.cpp
                     ${triton}/triton_kernels.cpp ${triton}/triton_kernels.S PARENT_SCOPE)
     endfunction()
-    adfast_add_triton(triton "^(halo_)?attention_(fp16|bf16)")
+    adfast_add_triton(triton "^(conv2d|attention|halo_attention)_(fp16|bf16)")
     adfast_add_cuda_plugin(adfast_cuda adfast_kernels_cuda ${triton})
     adfast_add_triton(triton_plugins "^halo_attention_(fp16|bf16)")
     adfast_add_tensorrt_plugins(adfast_trt adfast_kernels_cuda ${triton_plugins})

@@ -127,6 +127,42 @@ __device__ __forceinline__ float apply(Unary op, float v) {
   return v;
 }
 
+// The same, good enough to be rounded to a half precision. The error function is Abramowitz and
+// Stegun's 7.1.26, to 1.5e-7.
+__device__ __forceinline__ float apply_rough(Unary op, float v) {
+  if (op == Unary::sigmoid) return __fdividef(1.0f, 1.0f + __expf(-v));
+  // The divisor stays below 2^126, from where on the quick division gives 0, or NaN of infinities.
+  if (op == Unary::silu) {
+    const float bounded = -80.0f > v ? -80.0f : v;
+    return __fdividef(bounded, 1.0f + __expf(-bounded));
+  }
+  if (op != Unary::gelu) return apply(op, v);
+  const float z = fabsf(v) * 0.707106781f;
+  const float t = __fdividef(1.0f, fmaf(z, 0.3275911f, 1.0f));
+  float p = 0.5f * 1.061405429f;
+  p = fmaf(p, t, 0.5f * -1.453152027f);
+  p = fmaf(p, t, 0.5f * 1.421413741f);
+  p = fmaf(p, t, 0.5f * -0.284496736f);
+  p = fmaf(p, t, 0.5f * 0.254829592f);
+  const float tail = p * t * __expf(-z * z);
+  // -infinity times its tail of 0 would be NaN.
+  const float bounded = -20.0f > v ? -20.0f : v;
+  return v < 0.0f ? bounded * tail : v * (1.0f - tail);
+}
+
+// Of several at once; the choice is made once.
+template <int N>
+__device__ __forceinline__ void apply_rough(Unary op, float (&v)[N]) {
+  if (op == Unary::identity) return;
+  if (op == Unary::gelu) {
+#pragma unroll
+    for (int i = 0; i < N; i++) v[i] = apply_rough(Unary::gelu, v[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i++) v[i] = apply_rough(op, v[i]);
+  }
+}
+
 // Quotient and remainder of non-negative numbers; 64 bits cost several times 32.
 struct Division {
   int64_t quotient, remainder;

@@ -107,6 +107,15 @@ __global__ void __launch_bounds__(kThreads) epilogue_kernel(EpilogueArgs a) {
     float v[kPack], w[kPack];
     const int64_t valid = count - i;
     get(a.x, a.x_type, i, valid, v);
+    for (int64_t part = 1; part < a.parts; part++) {
+      const int64_t at = part * count + i;
+      if (count % kPack == 0) {
+        get(a.x, a.x_type, at, valid, w);
+        for (int j = 0; j < kPack; j++) v[j] += w[j];
+      } else {
+        for (int j = 0; j < kPack && j < valid; j++) v[j] += get1(a.x, a.x_type, at + j);
+      }
+    }
     if (a.bias) {
       int64_t column = divide(i, a.width).remainder;
       if (a.width % kPack == 0) {
@@ -123,8 +132,12 @@ __global__ void __launch_bounds__(kThreads) epilogue_kernel(EpilogueArgs a) {
       get(a.residual, a.residual_type, i, valid, w);
       for (int j = 0; j < kPack; j++) v[j] += w[j];
     }
+    if (a.out_type == Type::f32) {
 #pragma unroll
-    for (int j = 0; j < kPack; j++) v[j] = cuda::apply(a.activation, v[j]);
+      for (int j = 0; j < kPack; j++) v[j] = cuda::apply(a.activation, v[j]);
+    } else {
+      apply_rough(a.activation, v);
+    }
     put(a.out, a.out_type, i, valid, v);
   });
 }

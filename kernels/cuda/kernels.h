@@ -79,8 +79,10 @@ struct BinaryArgs {
 cudaError_t binary(const BinaryArgs& args, cudaStream_t stream);
 
 // out = activation(x + bias + residual), rows of `width`: what a library's product could not fuse.
+// A gelu, silu or sigmoid that is rounded to a half precision is computed to some 16 bits.
 struct EpilogueArgs {
-  const void* x;  // [rows][width]; may be out if the types are equal
+  const void* x;  // [parts][rows][width], the parts to be added up; may be out if there is one part
+                  // and the types are equal
   Type x_type;
   const float* bias;     // [width] or null
   const void* residual;  // [rows][width] or null
@@ -89,8 +91,24 @@ struct EpilogueArgs {
   int64_t rows, width;
   void* out;
   Type out_type;
+  int64_t parts = 1;
 };
 cudaError_t epilogue(const EpilogueArgs& args, cudaStream_t stream);
+
+// out = activation(x * weight^T + bias + residual) for a few rows, as squeeze-and-excite blocks and
+// GTrans's tokens have them. Activations as in an epilogue.
+struct ThinProductArgs {
+  const void* x;         // [rows][depth]
+  const void* weight;    // [width][depth]
+  Type type;             // of x and weight
+  const float* bias;     // [width] or null
+  const void* residual;  // [rows][width] as out, or null
+  Unary activation;
+  int64_t rows, depth, width;
+  void* out;  // [rows][width]
+  Type out_type;
+};
+cudaError_t thin_product(const ThinProductArgs& args, cudaStream_t stream);
 
 // out = (x - mean) / sqrt(var + eps) * gamma + beta (+ residual), per row, in two passes.
 struct LayerNormArgs {

@@ -15,8 +15,8 @@ struct Plan {
   int64_t length;  // of a part
 };
 Plan plan_of(int64_t rows, int64_t width, int64_t inner) {
-  // A part is worth a block if each of its threads has a few elements.
-  const int64_t per_block = inner == 1 ? 4 * kThreads : 8 * kSlices;
+  // A part is worth a block, and the second kernel, if each of its threads has a few elements.
+  const int64_t per_block = inner == 1 ? 4 * kThreads : 32 * kSlices;
   const int64_t tiles = larger(1, rows * (inner == 1 ? 1 : ceil_div(inner, kColumns)));
   const int64_t wanted = larger(1, 2 * kMultiprocessors / tiles);
   const int64_t parts = larger(1, smaller(wanted, ceil_div(width, per_block)));
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads)
   float total = nothing(a.op);
   if (i < a.inner) {
     const T* x = static_cast<const T*>(a.x) + row * a.width * a.inner + i;
-#pragma unroll 4
+#pragma unroll 8
     for (int64_t w = begin + slice; w < end; w += kSlices) {
       total = combined(a.op, total, widen(x[w * a.inner]));
     }

@@ -13,6 +13,7 @@ interpreter computes with its bit patterns.
 
 from .attention import attention, attention_reference
 from .common import AVAILABLE, INTERPRETED, TYPES, TooLarge
+from .conv2d import conv2d, conv2d_reference
 from .fuse_maps import fuse_maps, fuse_maps_reference
 from .gaussian_blur import gaussian_blur, gaussian_blur_reference
 from .gms_map import gms_map, gms_map_reference
@@ -34,6 +35,8 @@ __all__ = [
     "TooLarge",
     "attention",
     "attention_reference",
+    "conv2d",
+    "conv2d_reference",
     "fuse_maps",
     "fuse_maps_reference",
     "gaussian_blur",

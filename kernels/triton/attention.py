@@ -217,7 +217,7 @@ def _variant(dtype: torch.dtype, head_dim: int, value_dim: int, queries: int) ->
     pointers, rows = ("q", "k", "v", "out"), ("q_row", "k_row", "v_row", "out_row")
     images = ("q_batch", "k_batch", "v_batch", "out_batch")
     width = f"d{head_dim}" + (f"v{value_dim}" if value_dim != head_dim else "")
-    # Rows of heads of 24 channels are whole steps of 16 for every second number of heads only.
+    # Rows of heads of 40 channels are whole steps of 16 for every second number of heads only.
     steps = () if head_dim % 16 else rows + images
     return Variant(
         name=f"attention_{name}_{width}_q{tiles['BLOCK_Q']}",
@@ -242,8 +242,8 @@ def _variant(dtype: torch.dtype, head_dim: int, value_dim: int, queries: int) ->
 VARIANTS = [
     _variant(dtype, head_dim, value_dim, queries)
     for dtype in (torch.float16, torch.bfloat16)
-    # 24: SAAE's five heads of 120 channels. 32 and 64: InTra's windows, whose queries and keys are
-    # half as wide as its tokens.
-    for head_dim, value_dim in ((16, 16), (24, 24), (32, 32), (32, 64), (64, 64))
-    for queries in (64, 4096)
+    # 40: SAAE's three heads of 120 channels. 32 and 64: InTra's windows, whose queries and keys are
+    # half as wide as its tokens. 256: the one head of GTrans's tokens, which are few.
+    for head_dim, value_dim in ((16, 16), (32, 32), (32, 64), (40, 40), (64, 64), (256, 256))
+    for queries in ((64,) if head_dim == 256 else (64, 4096))
 ] + [_variant(torch.float32, head_dim, head_dim, 64) for head_dim in (32, 64)]

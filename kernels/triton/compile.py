@@ -44,6 +44,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ARCHIVE, MANIFEST = HERE / "ptx.tar.xz", HERE / "manifest.json"
 FAMILIES = (
+    "conv2d",
     "attention",
     "halo_attention",
     "token_attention",

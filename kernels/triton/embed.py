@@ -1,7 +1,7 @@
 r"""Makes the kept PTX part of a C++ program: assembles it and writes sources that hold the cubins.
 
     python kernels/triton/embed.py --out build/triton --ptxas "$CUDA_HOME/bin/ptxas" \
-        --variants '^(halo_)?attention_(fp16|bf16)' --targets 80,90
+        --variants '^(conv2d|attention)_(fp16|bf16)' --targets 80,90
 
 writes triton_kernels.h, triton_kernels.cpp and triton_kernels.S, the last of which takes the bytes
 from triton_kernels.bin beside it. Needs Python and ptxas from CUDA 12.8 on, neither PyTorch nor

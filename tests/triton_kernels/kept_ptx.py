@@ -23,6 +23,7 @@ from triton_cases import (
     Case,
     attention,
     blur,
+    convolution,
     fused,
     gms,
     halo,
@@ -34,6 +35,7 @@ from triton_cases import (
 )
 
 FAMILIES = (
+    "conv2d",
     "attention",
     "halo_attention",
     "token_attention",
@@ -63,7 +65,15 @@ def calls() -> list[tuple[Case, torch.dtype, dict[str, Any]]]:
         add(attention(f"kept long {dim}", 1, 1027, 65, 2, dim), HALVES)
     for queries in (49, 1027):
         add(attention(f"kept wide values {queries}", 2, queries, 49, 2, 32, 64), HALVES)
-        add(attention(f"kept odd rows {queries}", 2, queries, 49, 5, 24), HALVES)
+        add(attention(f"kept odd rows {queries}", 2, queries, 49, 3, 40), HALVES)
+    add(attention("kept one head", 2, 24, 35, 1, 256), HALVES)
+    for tile in importlib.import_module(f"{load_kernels().__name__}.conv2d").TILES:
+        for splits in (1, 3):
+            case = convolution(
+                f"kept {tile[0]}x{tile[1]} in {splits}", 1, (13, 11), 80, out_channels=72,
+                padding=(1, 1, 1, 1), residual=True, activation="silu",
+            )  # fmt: skip
+            add(case, HALVES, tile=tile, splits=splits)
     for legacy in (False, True):
         name = f"kept{' legacy' * legacy}"
         add(halo(name, 2, (36, 24), 12, 2, 2, 16, legacy=legacy), ALL)

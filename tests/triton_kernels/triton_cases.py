@@ -64,6 +64,7 @@ class Case:
         stored: names of the tensors in the dtype under test.
         tolerance: largest error allowed, as a fraction of the largest expected value, by dtype.
         large: for a GPU only; the interpreter would take too long.
+        options: arguments that only the launcher takes.
     """
 
     op: str
@@ -72,6 +73,7 @@ class Case:
     stored: tuple[str, ...]
     tolerance: dict[str, float] = field(default_factory=dict)
     large: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.op}-{self.label}"
@@ -106,7 +108,7 @@ class Case:
     def error(self, kernels: ModuleType, dtype: torch.dtype, device: str = "cpu") -> float:
         """Largest error as a fraction of the largest expected value."""
         arguments = self.arguments(dtype, device)
-        got = _list(getattr(kernels, self.op)(**arguments))
+        got = _list(getattr(kernels, self.op)(**arguments, **self.options))
         want = _list(getattr(kernels, f"{self.op}_reference")(**widened(arguments)))
         assert len(got) == len(want)
         worst = 0.0
@@ -192,6 +194,27 @@ def merged_halo(label, size, block, margin, heads, dim, **more):
         return {"q": q, "k": k, "v": v, **tables, **sizes}
 
     return Case("halo_attention", label, make, ("q", "k", "v"), **more)
+
+
+def convolution(label, batch, size, channels, window=(3, 3), residual=False, **more):
+    width = more.pop("out_channels", channels)
+    options = {name: more.pop(name) for name in ("tile", "splits") if name in more}
+    apart = {name: more.pop(name) for name in ("tolerance", "large") if name in more}
+
+    def make(g):
+        x, weight = randn(g, batch, *size, channels), randn(g, width, *window, channels)
+        made = {"x": x, "weight": weight / weight[0].numel() ** 0.5, "bias": randn(g, width)} | more
+        if residual:
+            at = convolution_size(size, window, **more)
+            made["residual"] = randn(g, batch, *at, width)
+        return made
+
+    return Case("conv2d", label, make, ("x", "weight", "residual"), **apart, options=options)
+
+
+def convolution_size(size, window, stride=(1, 1), padding=(0,) * 4, dilation=(1, 1), **_):
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, window, strict=True)]
+    return [(size[i] + padding[i] + padding[i + 2] - reach[i]) // stride[i] + 1 for i in range(2)]
 
 
 def tokens(label, batch, pixels, channels, groups, steep=1.0, **more):
@@ -300,6 +323,27 @@ CASES = [
     attention("vit", 8, 197, 197, 12, 64, large=True),
     attention("long", 1, 4097, 4099, 4, 64, large=True),
     attention("windows", 64, 49, 49, 8, 32, large=True),
+    convolution("one", 1, (1, 1), 1, (1, 1)),
+    convolution("odd", 2, (5, 7), 19, padding=(1, 1, 1, 1), out_channels=33),
+    convolution("pixels", 1, (9, 5), 80, (1, 1), residual=True, activation="relu"),
+    convolution(
+        "lopsided",
+        1,
+        (9, 11),
+        16,
+        (2, 5),
+        stride=(2, 1),
+        padding=(1, 0, 2, 3),
+        dilation=(3, 2),
+        out_channels=48,
+    ),
+    convolution("shared depth", 1, (6, 5), 96, splits=4, residual=True, activation="silu"),
+    convolution("more shares than steps", 1, (4, 3), 32, (1, 1), splits=3, activation="gelu"),
+    convolution("sigmoid", 1, (3, 3), 16, (1, 1), activation="sigmoid"),
+    with_nan(convolution("pixel", 1, (6, 6), 16, activation="relu"), "x", 0, 2, 3, 5),
+    convolution("wide tile", 1, (12, 12), 64, tile=(128, 128, 64, 8, 3)),
+    convolution("resnet", 2, (56, 56), 64, residual=True, padding=(1,) * 4, large=True),
+    convolution("resnet deep", 1, (14, 14), 512, padding=(1,) * 4, splits=4, large=True),
     halo("tiny", 1, (2, 2), 2, 1, 1, 4),
     halo("no halo", 1, (6, 3), 3, 0, 2, 5, 7),
     halo("odd", 2, (6, 9), 3, 1, 2, 5, 3),

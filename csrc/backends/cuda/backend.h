@@ -1,7 +1,10 @@
 // The CUDA backend: a table of ops over cuDNN (convolutions), cuBLASLt (products) and our kernels.
 // Operators put their work on the device's stream and wait for nothing.
 #pragma once
+#include <array>
 #include <memory>
+#include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -75,5 +78,24 @@ struct Product {
 };
 std::unique_ptr<Operator> make_product(const OperatorRequest& request, Device& device,
                                        const Product& product);
+
+// A convolution without groups, or a product as one of 1x1 over `rows` pixels.
+struct ConvSizes {
+  std::array<int64_t, 2> in, out, kernel, strides, begin, dilations;
+  int64_t channels, out_channels;
+};
+// Tile of kernels/triton/conv2d.py, and among how many programs the depth is shared.
+struct ConvTile {
+  const TritonKernel* kernel;
+  int64_t splits;
+};
+// What is the quickest for these sizes; null where the kernels do not serve.
+std::optional<ConvTile> conv_tile(const OperatorRequest& request, Device& device,
+                                  const ConvSizes& sizes, nodes::Activation activation);
+// `weight`: [out_channels][kernel height][kernel width][channels].
+std::unique_ptr<Operator> make_fused_conv(Device& device, const ConvSizes& sizes,
+                                          const ConvTile& tile, std::span<const float> weight,
+                                          const Tensor* bias, bool residual,
+                                          nodes::Activation activation);
 
 }  // namespace adfast::cuda

@@ -1,6 +1,7 @@
-// Convolutions, channels-last, with bias, residual and ReLU fused: 1x1 ones as products by
-// cuBLASLt, others by cuDNN or, where better_unfolded says so, as products of their windows
-// unfolded into rows; grouped ones by our kernel. Pooling by our kernels.
+// Convolutions, channels-last, with bias, residual and activation fused. 1x1 ones are products
+// (linear.cpp). Others go to Triton's kernels (fused_conv.cpp) or, in f32 and where those do not
+// serve, to cuDNN or, where better_unfolded says so, to products of their windows unfolded into
+// rows; grouped ones to our kernel. Pooling by our kernels.
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -284,6 +285,84 @@ bool better_unfolded(const nodes::Convolution& node, const Device& device) {
   return few || narrow || node.window.begin != node.window.end;
 }
 
+// The pixels widened to whole sixteens of channels, then Triton's kernel.
+class WidenedConvolution final : public Operator {
+ public:
+  WidenedConvolution(const Device& device, const nodes::Convolution& node, int64_t channels,
+                     std::unique_ptr<Operator> convolution)
+      : device_(device), convolution_(std::move(convolution)), flops_(node.flops) {
+    const auto element = static_cast<int64_t>(size_of(device.features));
+    widen_.height = widen_.out_height = node.x[2];
+    widen_.width = widen_.out_width = node.x[3];
+    widen_.bytes = node.x[1] * element;
+    widen_.kernel_height = widen_.kernel_width = widen_.stride_y = widen_.stride_x = 1;
+    widen_.dilation_y = widen_.dilation_x = 1;
+    widen_.row_bytes = channels * element;
+    bytes_ = static_cast<size_t>((node.x[2] * node.x[3] * widen_.row_bytes + 255) / 256 * 256);
+  }
+
+  std::function<void()> bind(const Binding& binding) const override {
+    kernels::UnfoldArgs widen = widen_;
+    widen.in = binding.inputs[0];
+    widen.out = binding.scratch;
+    Binding rest = binding;
+    rest.inputs[0] = binding.scratch;
+    rest.scratch = static_cast<std::byte*>(binding.scratch) + bytes_;
+    return [first = launch(kernels::unfold, widen, device_, "unfold"),
+            then = convolution_->bind(rest)] {
+      first();
+      then();
+    };
+  }
+  size_t scratch_bytes() const override { return bytes_ + convolution_->scratch_bytes(); }
+  double flops() const override { return flops_; }
+  size_t packed_bytes() const override { return convolution_->packed_bytes(); }
+  std::string kernel() const override { return "adfast:cuda+" + convolution_->kernel(); }
+
+ private:
+  const Device& device_;
+  kernels::UnfoldArgs widen_{};
+  std::unique_ptr<Operator> convolution_;
+  size_t bytes_ = 0;
+  double flops_;
+};
+
+// By Triton's kernels, where they serve. Of few channels, as an image's, most would be padding:
+// those windows are better unfolded.
+std::unique_ptr<Operator> make_fused(const OperatorRequest& request, Device& device,
+                                     const nodes::Convolution& node) {
+  constexpr int64_t step = 16;
+  const int64_t channels = (node.x[1] + step - 1) / step * step;
+  if (node.x[1] < step) return nullptr;
+  const nodes::Window& w = node.window;
+  const ConvSizes sizes{{node.x[2], node.x[3]},
+                        {node.y[2], node.y[3]},
+                        w.kernel,
+                        w.strides,
+                        w.begin,
+                        w.dilations,
+                        channels,
+                        node.y[1]};
+  const auto tile = conv_tile(request, device, sizes, node.activation);
+  if (!tile) return nullptr;
+  const Shape& shape = node.weight->shape;
+  std::vector<float> weight(static_cast<size_t>(shape[0] * shape[2] * shape[3] * channels));
+  const std::vector<float> values = nodes::floats(*node.weight);
+  size_t from = 0;
+  for (int64_t o = 0; o < shape[0]; ++o) {
+    for (int64_t i = 0; i < shape[1]; ++i) {
+      for (int64_t tap = 0; tap < shape[2] * shape[3]; ++tap) {
+        weight[static_cast<size_t>((o * shape[2] * shape[3] + tap) * channels + i)] =
+            values[from++];
+      }
+    }
+  }
+  auto convolution = make_fused_conv(device, sizes, *tile, weight, node.bias,
+                                     node.residual != nullptr, node.activation);
+  if (channels == node.x[1]) return convolution;
+  return std::make_unique<WidenedConvolution>(device, node, channels, std::move(convolution));
+}
+
 std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, Device& device) {
   const nodes::Convolution node = nodes::convolution(request);
   const nodes::Window& w = node.window;
@@ -294,6 +373,7 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, Device& de
                         {node.y[2] * node.y[3], node.x[1], node.y[1], nodes::floats(*node.weight),
                          node.bias, node.residual, node.activation});
   }
+  if (auto fused = make_fused(request, device, node)) return fused;
   if (better_unfolded(node, device)) {
     return std::make_unique<UnfoldedConvolution>(request, device, node);
   }

@@ -1,4 +1,6 @@
-// Products with constant weights by cuBLASLt, the epilogue fused where the library can.
+// Products with constant weights by cuBLASLt, the epilogue fused where the library can; a few
+// rows by our kernel, and small ones whose epilogue the library cannot fuse by Triton's
+// (fused_conv.cpp).
 //
 // Rows of ours are columns of cuBLASLt's: y^T = op(weight) x^T, with op the transposition, since a
 // row-major [width][depth] is a column-major depth x width.
@@ -162,10 +164,63 @@ std::unique_ptr<Operator> make_linear(const OperatorRequest& request, Device& de
                        node.residual, node.activation});
 }
 
+// Few rows, which leave a library's tiles empty and most multiprocessors without one; in f32 the
+// tokens of GTrans, 8 or 24.
+bool thin(const OperatorRequest& request, const Product& product) {
+  constexpr int64_t few = 32;
+  const DType x = request.inputs[0]->dtype;
+  return (product.rows == 1 || (x == DType::f32 && product.rows <= few)) &&
+         (product.residual == nullptr || product.residual->dtype == request.outputs[0]->dtype);
+}
+
+std::unique_ptr<Operator> make_thin_product(const OperatorRequest& request, Device& device,
+                                            const Product& product) {
+  kernels::cuda::ThinProductArgs args{};
+  args.type = kernel_type(request.inputs[0]->dtype);
+  args.out_type = kernel_type(request.outputs[0]->dtype);
+  args.activation = kernel_activation(product.activation);
+  args.rows = product.rows;
+  args.depth = product.depth;
+  args.width = product.width;
+  return kernel_operator(
+      2.0 * static_cast<double>(args.rows * args.depth * args.width), 0,
+      [args, weight = shared(uploaded_as(product.weight, request.inputs[0]->dtype)),
+       bias = shared_floats(product.bias), residual = product.residual != nullptr,
+       &device](const Binding& binding) {
+        kernels::cuda::ThinProductArgs bound = args;
+        bound.x = binding.inputs[0];
+        bound.weight = weight->data();
+        bound.bias = floats_of(bias);
+        bound.residual = residual ? binding.inputs[3] : nullptr;
+        bound.out = binding.outputs[0];
+        return launch(kernels::cuda::thin_product, bound, device, "thin_product");
+      });
+}
+
+// What the library leaves to a second kernel, or rows that it cannot read in whole words. Large
+// products it computes at twice the speed, which a second kernel does not cost.
+bool better_fused(const Product& product) {
+  using nodes::Activation;
+  constexpr double large = 1e9;
+  const bool second =
+      product.activation != Activation::none && product.activation != Activation::relu;
+  return (second || product.width % 8 != 0) &&
+         2.0 * static_cast<double>(product.rows * product.depth * product.width) < large;
+}
+
 }  // namespace
 
 std::unique_ptr<Operator> make_product(const OperatorRequest& request, Device& device,
                                        const Product& product) {
+  if (thin(request, product)) return make_thin_product(request, device, product);
+  const ConvSizes sizes{{product.rows, 1}, {product.rows, 1}, {1, 1}, {1, 1}, {0, 0}, {1, 1},
+                        product.depth,     product.width};
+  if (better_fused(product)) {
+    if (const auto tile = conv_tile(request, device, sizes, product.activation)) {
+      return make_fused_conv(device, sizes, *tile, product.weight, product.bias,
+                             product.residual != nullptr, product.activation);
+    }
+  }
   return std::make_unique<ProductOperator>(request, device, product);
 }
 

@@ -88,6 +88,8 @@ T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32,
   return emulated_shuffle_as(mask, value, from < first ? lane : from, file, line);
 }
 
+inline float __expf(float v) { return expf(v); }
+inline float __fdividef(float a, float b) { return a / b; }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 

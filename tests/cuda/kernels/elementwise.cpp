@@ -1,4 +1,6 @@
 // Functions of one and two operands, epilogues and map calibration.
+#include <array>
+
 #include "../testing.h"
 
 namespace {
@@ -132,6 +134,71 @@ void test_epilogue() {
   }
 }
 
+// Shares of a product's depth, added up on the way.
+void test_epilogue_of_parts() {
+  for (auto [rows, width] : {std::array<int64_t, 2>{1, 1}, {3, 7}, {17, 64}, {1023, 3}}) {
+    for (int64_t parts : {2, 3, 8}) {
+      for (Type out_type : kTypes) {
+        const size_t n = static_cast<size_t>(rows * width);
+        Tensor x = random_tensor(Type::f32, n * static_cast<size_t>(parts), -2, 2);
+        Tensor bias = random_tensor(Type::f32, static_cast<size_t>(width));
+        Tensor residual = random_tensor(out_type, n, -2, 2), out(out_type, n);
+        std::vector<float> sum(n), want(n);
+        for (size_t i = 0; i < n; i++) {
+          for (size_t part = 0; part < static_cast<size_t>(parts); part++) {
+            sum[i] += x.host[part * n + i];
+          }
+          sum[i] += bias.host[i % static_cast<size_t>(width)] + residual.host[i];
+        }
+        reference().unary({cpu::Unary::silu, sum.data(), cpu::DType::f32, want.data(),
+                           cpu::DType::f32, rows * width});
+        const auto name = text("epilogue of parts", out_type, {rows, width, parts});
+        run(name, {&out}, [&] {
+          return gpu::epilogue({x.data(), Type::f32, bias.floats(), residual.data(), out_type,
+                                gpu::Unary::silu, rows, width, out.data(), out_type, parts},
+                               nullptr);
+        });
+        expect(name, out.values(), want, 2e-6 + rounding(out_type));
+      }
+    }
+  }
+}
+
+// Activations that are rounded to a half precision are computed roughly: each to its own size, from
+// one end of the numbers to the other.
+void test_rough_activations() {
+  std::vector<float> values = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1e30f, -1e30f};
+  for (int i = -1200; i <= 1200; i++) values.push_back(static_cast<float>(i) * 0.08f);
+  const int64_t n = static_cast<int64_t>(values.size());
+  const Tensor x(Type::f32, values);
+  for (auto op : {gpu::Unary::sigmoid, gpu::Unary::silu, gpu::Unary::gelu, gpu::Unary::tanh}) {
+    std::vector<float> want(values.size());
+    reference().unary({static_cast<cpu::Unary>(op), values.data(), cpu::DType::f32, want.data(),
+                       cpu::DType::f32, n});
+    for (Type type : {Type::f16, Type::bf16}) {
+      Tensor out(type, values.size());
+      const auto name = text("rough activation", type, {static_cast<int64_t>(op)});
+      run(name, {&out}, [&] {
+        return gpu::epilogue(
+            {x.data(), Type::f32, nullptr, nullptr, type, op, 1, n, out.data(), type}, nullptr);
+      });
+      const auto got = out.values();
+      for (size_t i = 0; i < want.size(); i++) {
+        const double w = rounded(type, want[i]), g = got[i];
+        // One more rounding than the exact one, and what has hardly a digit left.
+        const double slack = 2 * rounding(type) * std::fabs(w) + 2e-7;
+        const bool good = std::isnan(w)   ? std::isnan(g)
+                          : std::isinf(w) ? g == w
+                                          : std::fabs(g - w) <= slack;
+        if (good) continue;
+        fprintf(stderr, "[%s] of %.9g: expected %.9g, got %.9g\n", name.c_str(),
+                static_cast<double>(values[i]), w, g);
+        failures++;
+      }
+    }
+  }
+}
+
 void test_calibrate_map() {
   for (int64_t n : kSizes) {
     for (bool square : {false, true}) {
@@ -179,5 +246,7 @@ void test_elementwise() {
   test_unary();
   test_binary();
   test_epilogue();
+  test_epilogue_of_parts();
+  test_rough_activations();
   test_calibrate_map();
 }

@@ -45,6 +45,44 @@ void test_layer_norm() {
   }
 }
 
+void test_thin_product() {
+  const int64_t shapes[][3] = {{1, 1, 1},    {1, 6, 24},   {1, 7, 5},     {1, 130, 33},
+                               {1, 672, 28}, {1, 2688, 9}, {24, 256, 40}, {8, 64, 17},
+                               {9, 5, 3},    {31, 132, 6}};
+  for (auto [rows, depth, width] : shapes) {
+    for (Type type : kTypes) {
+      for (Type out_type : {Type::f32, type}) {
+        for (bool added : {false, true}) {
+          const auto op = depth % 2 == 0 ? gpu::Unary::silu : gpu::Unary::sigmoid;
+          const size_t d = static_cast<size_t>(depth), w = static_cast<size_t>(width);
+          const size_t r = static_cast<size_t>(rows);
+          Tensor x = random_tensor(type, r * d), weight = random_tensor(type, d * w);
+          Tensor bias = random_tensor(Type::f32, w), residual = random_tensor(out_type, r * w);
+          Tensor out(out_type, r * w);
+          std::vector<float> sum(r * w), want(r * w);
+          for (size_t i = 0; i < r * w; i++) {
+            double total = bias.host[i % w] + (added ? residual.host[i] : 0.0f);
+            for (size_t k = 0; k < d; k++) {
+              total += double{x.host[i / w * d + k]} * weight.host[i % w * d + k];
+            }
+            sum[i] = static_cast<float>(total);
+          }
+          reference().unary({static_cast<cpu::Unary>(op), sum.data(), cpu::DType::f32, want.data(),
+                             cpu::DType::f32, rows * width});
+          const auto name = text("thin_product", type, {rows, depth, width, added});
+          run(name, {&out}, [&] {
+            return gpu::thin_product(
+                {x.data(), weight.data(), type, bias.floats(), added ? residual.data() : nullptr,
+                 op, rows, depth, width, out.data(), out_type},
+                nullptr);
+          });
+          expect(name, out.values(), want, 1e-5 + rounding(out_type));
+        }
+      }
+    }
+  }
+}
+
 void test_softmax() {
   const int64_t shapes[][2] = {{1, 1},   {3, 7},    {17, 65},  {600, 49}, {1100, 3}, {4, 197},
                                {2, 785}, {3, 1024}, {2, 1025}, {2, 2051}, {3, 128},  {2, 260}};
@@ -106,6 +144,7 @@ void test_reduce() {
 
 void test_rows() {
   test_layer_norm();
+  test_thin_product();
   test_softmax();
   test_reduce();
 }
