@@ -274,8 +274,7 @@ class UnfoldedConvolution final : public Operator {
 // Unfolded are pixels that fill no word of 16 bytes, as those of images of three channels, margins
 // that differ from side to side, which cuDNN does not take, and, in f32, small results: cuDNN's
 // products without tensor cores give each multiprocessor whole tiles, and where there are fewer
-// tiles than multiprocessors cuBLASLt, which also shares out the depth, is faster. In half
-// precision it is slower (bench/results/gpu.json beside gpu_unfolded.json).
+// tiles than multiprocessors cuBLASLt, which also shares out the depth, is faster.
 bool better_unfolded(const nodes::Convolution& node, const Device& device) {
   constexpr int64_t tile = 128;
   const auto tiles = [](int64_t count) { return (count + tile - 1) / tile; };
