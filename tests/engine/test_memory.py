@@ -55,11 +55,8 @@ def plans(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize(("name", "height", "width"), [("whole", 600, 800), ("tiles", 2000, 3000)])
-def test_declared_memory_is_held_within_a_tenth(name, height, width, precision, bf16_runs, plans):
-    if precision == "bf16" and not bf16_runs:
-        pytest.skip("convolutions in bf16 need AVX-512")
+def test_declared_memory_is_held_within_a_tenth(name, height, width, precision, plans):
     arguments = [str(plans / f"{name}.plan"), precision, str(height), str(width)]
     done = subprocess.run([sys.executable, "-c", CODE, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -76,13 +76,8 @@ def kernels(engine) -> dict[str, str]:
     return {s["name"]: s["kernel"] for s in engine.profile(FRAME) if s["op"] == "conv2d"}
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("tactic", TACTICS)
-def test_every_tactic_gives_the_answer_of_the_others(
-    tactic, precision, isa, bf16_runs, plan, tmp_path
-):
-    if precision == "bf16" and not bf16_runs:
-        pytest.skip("convolutions in bf16 need AVX-512")
+def test_every_tactic_gives_the_answer_of_the_others(tactic, precision, isa, plan, tmp_path):
     path = told(tmp_path, f"{tactic} *")
     engine = opened(plan, path, precision, isa=isa)
     used = kernels(engine)
@@ -127,11 +122,8 @@ def test_1x1_convolutions_go_to_the_tiles_where_there_are_any(
     assert direct["pointwise"].startswith("onednn:"), direct
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("tactic", ["winograd2", "winograd4"])
-def test_results_do_not_depend_on_threads(tactic, precision, bf16_runs, plan, tmp_path):
-    if precision == "bf16" and not bf16_runs:
-        pytest.skip("convolutions in bf16 need AVX-512")
+def test_results_do_not_depend_on_threads(tactic, precision, plan, tmp_path):
     path = told(tmp_path, f"{tactic} *")
     one, *others = (
         adfast.load(plan, threads=threads, precision=precision, tactics=path)

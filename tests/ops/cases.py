@@ -150,6 +150,9 @@ def _conv2d_cases() -> list[Case]:
         _conv2d(16, 16, 3, (10, 12), (10, 12), label="residual", activation="relu", **pad),
         _conv2d(8, 17, 1, (5, 3), (5, 3), bias=False, label="residual no bias"),
         _conv2d(40, 33, 1, (9, 7), (9, 7), label="1x1 residual", activation="silu"),
+        _conv2d(144, 20, 3, (6, 5), (6, 5), label="deep", activation="silu", **pad),
+        _conv2d(144, 13, 3, (5, 3), bias=False, label="deep, odd", strides=[2, 1], **pad),
+        _conv2d(21, 18, (3, 2), (7, 9), label="odd channels", pads=[1, 0, 1, 1], dilations=[1, 2]),
     ]
     for activation in ("none", "relu", "sigmoid", "silu", "gelu", "tanh"):
         cases.append(

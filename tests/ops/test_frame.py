@@ -47,7 +47,6 @@ def image(height: int, width: int, channels: int = 3) -> np.ndarray:
     return random.integers(0, 256, shape, dtype=np.uint8)
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "size", [(1, 1), (3, 5), (24, 28), (31, 1023), (257, 129), (1, 40), (400, 300)]

@@ -19,17 +19,35 @@ cudnn::DataType cudnn_type(DType type) {
                               : cudnn::type_bf16;
 }
 
-// [out][in][kh][kw] in another order: index(o, i, y, x) tells where an element goes.
-template <class Index>
-std::vector<float> reordered(const Tensor& weight, Index index) {
+// [out][in][kh][kw] as rows [out][kh][kw][in], each tap `channels` and each row `depth` wide, zeros
+// beyond what there is.
+std::vector<float> rows_of(const Tensor& weight, int64_t channels, int64_t depth) {
   const std::vector<float> values = nodes::floats(weight);
-  std::vector<float> result(values.size());
   const Shape& shape = weight.shape;
+  const int64_t taps = shape[2] * shape[3];
+  std::vector<float> rows(static_cast<size_t>(shape[0] * depth));
   size_t from = 0;
   for (int64_t o = 0; o < shape[0]; ++o) {
     for (int64_t i = 0; i < shape[1]; ++i) {
-      for (int64_t y = 0; y < shape[2]; ++y) {
-        for (int64_t x = 0; x < shape[3]; ++x) result[index(o, i, y, x)] = values[from++];
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        rows[static_cast<size_t>(o * depth + tap * channels + i)] = values[from++];
+      }
+    }
+  }
+  return rows;
+}
+
+// [out][in][kh][kw] as [kh][kw][in][out].
+std::vector<float> taps_of(const Tensor& weight) {
+  const std::vector<float> values = nodes::floats(weight);
+  const Shape& shape = weight.shape;
+  const int64_t taps = shape[2] * shape[3];
+  std::vector<float> result(values.size());
+  size_t from = 0;
+  for (int64_t o = 0; o < shape[0]; ++o) {
+    for (int64_t i = 0; i < shape[1]; ++i) {
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        result[static_cast<size_t>((tap * shape[1] + i) * shape[0] + o)] = values[from++];
       }
     }
   }
@@ -43,10 +61,8 @@ class CudnnConvolution final : public Operator {
     using nodes::Activation;
     const DType type = device.features;
     const Shape& shape = node.weight->shape;
-    const auto weight = reordered(*node.weight, [&](int64_t o, int64_t i, int64_t y, int64_t x) {
-      return ((o * shape[2] + y) * shape[3] + x) * shape[1] + i;
-    });
-    weight_ = uploaded_as(weight, type);
+    const int64_t depth = shape[1] * shape[2] * shape[3];
+    weight_ = uploaded_as(rows_of(*node.weight, shape[1], depth), type);
     const std::vector<float> bias =
         node.bias == nullptr ? std::vector<float>(node.y[1]) : nodes::floats(*node.bias);
     bias_ = uploaded_as(bias, type);
@@ -167,7 +183,6 @@ class CudnnConvolution final : public Operator {
 };
 
 std::unique_ptr<Operator> make_group_conv(const Device& device, const nodes::Convolution& node) {
-  const Shape& shape = node.weight->shape;
   const nodes::Window& w = node.window;
   kernels::GroupConvArgs args{};
   args.type = kernel_type(device.features);
@@ -187,9 +202,7 @@ std::unique_ptr<Operator> make_group_conv(const Device& device, const nodes::Con
   args.dilation_y = static_cast<int32_t>(w.dilations[0]);
   args.dilation_x = static_cast<int32_t>(w.dilations[1]);
   args.activation = kernel_activation(node.activation);
-  const auto weight = reordered(*node.weight, [&](int64_t o, int64_t i, int64_t y, int64_t x) {
-    return ((y * shape[3] + x) * shape[1] + i) * shape[0] + o;
-  });
+  const std::vector<float> weight = taps_of(*node.weight);
   return kernel_operator(node.flops, 0,
                          [args, weight = shared(uploaded(std::span<const float>(weight))),
                           bias = shared_floats(node.bias), residual = node.residual != nullptr,
@@ -204,46 +217,17 @@ std::unique_ptr<Operator> make_group_conv(const Device& device, const nodes::Con
                          });
 }
 
-// The windows unfolded into rows, then one product.
-class UnfoldedConvolution final : public Operator {
+// The map rewritten into rows in scratch memory, which another operator then reads in its place.
+class Rewritten final : public Operator {
  public:
-  UnfoldedConvolution(const OperatorRequest& request, Device& device,
-                      const nodes::Convolution& node)
-      : device_(device) {
-    const nodes::Window& w = node.window;
-    const Shape& shape = node.weight->shape;
-    const auto element = static_cast<int64_t>(size_of(device.features));
-    const int64_t taps = shape[1] * shape[2] * shape[3];
-    // Whole words of 16 bytes, which is what tensor cores read.
-    const int64_t depth = (taps * element + 15) / 16 * 16 / element;
-    unfold_.height = node.x[2];
-    unfold_.width = node.x[3];
-    unfold_.bytes = node.x[1] * element;
-    unfold_.kernel_height = w.kernel[0];
-    unfold_.kernel_width = w.kernel[1];
-    unfold_.stride_y = w.strides[0];
-    unfold_.stride_x = w.strides[1];
-    unfold_.top = w.begin[0];
-    unfold_.left = w.begin[1];
-    unfold_.dilation_y = w.dilations[0];
-    unfold_.dilation_x = w.dilations[1];
-    unfold_.out_height = node.y[2];
-    unfold_.out_width = node.y[3];
-    unfold_.row_bytes = depth * element;
-    const auto rows = reordered(*node.weight, [&](int64_t o, int64_t i, int64_t y, int64_t x) {
-      return ((o * shape[2] + y) * shape[3] + x) * shape[1] + i;
-    });
-    std::vector<float> weight(static_cast<size_t>(shape[0] * depth));
-    for (int64_t o = 0; o < shape[0]; ++o) {
-      std::copy_n(rows.begin() + o * taps, taps, weight.begin() + o * depth);
-    }
-    const int64_t pixels = node.y[2] * node.y[3];
-    bytes_ = static_cast<size_t>((pixels * unfold_.row_bytes + 255) / 256 * 256);
-    product_ = make_product(
-        request, device,
-        {pixels, depth, node.y[1], std::move(weight), node.bias, node.residual, node.activation});
-    flops_ = node.flops;
-  }
+  Rewritten(const Device& device, const kernels::UnfoldArgs& unfold, std::unique_ptr<Operator> then,
+            double flops)
+      : device_(device),
+        unfold_(unfold),
+        then_(std::move(then)),
+        bytes_(static_cast<size_t>((unfold.out_height * unfold.out_width * unfold.row_bytes + 255) /
+                                   256 * 256)),
+        flops_(flops) {}
 
   std::function<void()> bind(const Binding& binding) const override {
     kernels::UnfoldArgs unfold = unfold_;
@@ -252,24 +236,53 @@ class UnfoldedConvolution final : public Operator {
     Binding rest = binding;
     rest.inputs[0] = binding.scratch;
     rest.scratch = static_cast<std::byte*>(binding.scratch) + bytes_;
-    return
-        [first = launch(kernels::unfold, unfold, device_, "unfold"), then = product_->bind(rest)] {
-          first();
-          then();
-        };
+    return [first = launch(kernels::unfold, unfold, device_, "unfold"), then = then_->bind(rest)] {
+      first();
+      then();
+    };
   }
-  size_t scratch_bytes() const override { return bytes_ + product_->scratch_bytes(); }
+  size_t scratch_bytes() const override { return bytes_ + then_->scratch_bytes(); }
   double flops() const override { return flops_; }
-  size_t packed_bytes() const override { return product_->packed_bytes(); }
-  std::string kernel() const override { return "adfast:cuda+" + product_->kernel(); }
+  size_t packed_bytes() const override { return then_->packed_bytes(); }
+  std::string kernel() const override { return "adfast:cuda+" + then_->kernel(); }
 
  private:
   const Device& device_;
-  kernels::UnfoldArgs unfold_{};
-  std::unique_ptr<Operator> product_;
-  size_t bytes_ = 0;
-  double flops_ = 0;
+  kernels::UnfoldArgs unfold_;
+  std::unique_ptr<Operator> then_;
+  size_t bytes_;
+  double flops_;
 };
+
+// The windows unfolded into rows, then one product.
+std::unique_ptr<Operator> make_unfolded(const OperatorRequest& request, Device& device,
+                                        const nodes::Convolution& node) {
+  const nodes::Window& w = node.window;
+  const auto element = static_cast<int64_t>(size_of(device.features));
+  const int64_t taps = w.kernel[0] * w.kernel[1] * node.x[1];
+  // Whole words of 16 bytes, which is what tensor cores read.
+  const int64_t depth = (taps * element + 15) / 16 * 16 / element;
+  kernels::UnfoldArgs unfold{};
+  unfold.height = node.x[2];
+  unfold.width = node.x[3];
+  unfold.bytes = node.x[1] * element;
+  unfold.kernel_height = w.kernel[0];
+  unfold.kernel_width = w.kernel[1];
+  unfold.stride_y = w.strides[0];
+  unfold.stride_x = w.strides[1];
+  unfold.top = w.begin[0];
+  unfold.left = w.begin[1];
+  unfold.dilation_y = w.dilations[0];
+  unfold.dilation_x = w.dilations[1];
+  unfold.out_height = node.y[2];
+  unfold.out_width = node.y[3];
+  unfold.row_bytes = depth * element;
+  auto product = make_product(
+      request, device,
+      {node.y[2] * node.y[3], depth, node.y[1], rows_of(*node.weight, node.x[1], depth), node.bias,
+       node.residual, node.activation});
+  return std::make_unique<Rewritten>(device, unfold, std::move(product), node.flops);
+}
 
 // Unfolded are pixels that fill no word of 16 bytes, as those of images of three channels, margins
 // that differ from side to side, which cuDNN does not take, and, in f32, small results: cuDNN's
@@ -283,48 +296,6 @@ bool better_unfolded(const nodes::Convolution& node, const Device& device) {
   const bool narrow = node.x[1] * static_cast<int64_t>(size_of(device.features)) % 16 != 0;
   return few || narrow || node.window.begin != node.window.end;
 }
-
-// The pixels widened to whole sixteens of channels, then Triton's kernel.
-class WidenedConvolution final : public Operator {
- public:
-  WidenedConvolution(const Device& device, const nodes::Convolution& node, int64_t channels,
-                     std::unique_ptr<Operator> convolution)
-      : device_(device), convolution_(std::move(convolution)), flops_(node.flops) {
-    const auto element = static_cast<int64_t>(size_of(device.features));
-    widen_.height = widen_.out_height = node.x[2];
-    widen_.width = widen_.out_width = node.x[3];
-    widen_.bytes = node.x[1] * element;
-    widen_.kernel_height = widen_.kernel_width = widen_.stride_y = widen_.stride_x = 1;
-    widen_.dilation_y = widen_.dilation_x = 1;
-    widen_.row_bytes = channels * element;
-    bytes_ = static_cast<size_t>((node.x[2] * node.x[3] * widen_.row_bytes + 255) / 256 * 256);
-  }
-
-  std::function<void()> bind(const Binding& binding) const override {
-    kernels::UnfoldArgs widen = widen_;
-    widen.in = binding.inputs[0];
-    widen.out = binding.scratch;
-    Binding rest = binding;
-    rest.inputs[0] = binding.scratch;
-    rest.scratch = static_cast<std::byte*>(binding.scratch) + bytes_;
-    return [first = launch(kernels::unfold, widen, device_, "unfold"),
-            then = convolution_->bind(rest)] {
-      first();
-      then();
-    };
-  }
-  size_t scratch_bytes() const override { return bytes_ + convolution_->scratch_bytes(); }
-  double flops() const override { return flops_; }
-  size_t packed_bytes() const override { return convolution_->packed_bytes(); }
-  std::string kernel() const override { return "adfast:cuda+" + convolution_->kernel(); }
-
- private:
-  const Device& device_;
-  kernels::UnfoldArgs widen_{};
-  std::unique_ptr<Operator> convolution_;
-  size_t bytes_ = 0;
-  double flops_;
-};
 
 // By Triton's kernels, where they serve. Of few channels, as an image's, most would be padding:
 // those windows are better unfolded.
@@ -344,22 +315,20 @@ std::unique_ptr<Operator> make_fused(const OperatorRequest& request, Device& dev
                         node.y[1]};
   const auto tile = conv_tile(request, device, sizes, node.activation);
   if (!tile) return nullptr;
-  const Shape& shape = node.weight->shape;
-  std::vector<float> weight(static_cast<size_t>(shape[0] * shape[2] * shape[3] * channels));
-  const std::vector<float> values = nodes::floats(*node.weight);
-  size_t from = 0;
-  for (int64_t o = 0; o < shape[0]; ++o) {
-    for (int64_t i = 0; i < shape[1]; ++i) {
-      for (int64_t tap = 0; tap < shape[2] * shape[3]; ++tap) {
-        weight[static_cast<size_t>((o * shape[2] * shape[3] + tap) * channels + i)] =
-            values[from++];
-      }
-    }
-  }
-  auto convolution = make_fused_conv(device, sizes, *tile, weight, node.bias,
-                                     node.residual != nullptr, node.activation);
+  const int64_t depth = w.kernel[0] * w.kernel[1] * channels;
+  auto convolution = make_fused_conv(device, sizes, *tile, rows_of(*node.weight, channels, depth),
+                                     node.bias, node.residual != nullptr, node.activation);
   if (channels == node.x[1]) return convolution;
-  return std::make_unique<WidenedConvolution>(device, node, channels, std::move(convolution));
+  // The pixels widened to whole sixteens of channels.
+  const auto element = static_cast<int64_t>(size_of(device.features));
+  kernels::UnfoldArgs widen{};
+  widen.height = widen.out_height = node.x[2];
+  widen.width = widen.out_width = node.x[3];
+  widen.bytes = node.x[1] * element;
+  widen.kernel_height = widen.kernel_width = widen.stride_y = widen.stride_x = 1;
+  widen.dilation_y = widen.dilation_x = 1;
+  widen.row_bytes = channels * element;
+  return std::make_unique<Rewritten>(device, widen, std::move(convolution), node.flops);
 }
 
 std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, Device& device) {
@@ -374,7 +343,7 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, Device& de
   }
   if (auto fused = make_fused(request, device, node)) return fused;
   if (better_unfolded(node, device)) {
-    return std::make_unique<UnfoldedConvolution>(request, device, node);
+    return make_unfolded(request, device, node);
   }
   return std::make_unique<CudnnConvolution>(request, device, node);
 }

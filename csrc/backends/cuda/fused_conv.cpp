@@ -147,7 +147,9 @@ std::optional<ConvTile> conv_tile(const OperatorRequest& request, Device& device
   std::optional<ConvTile> best;
   double least = INFINITY;
   for (const Times& each : times) {
-    const TritonKernel* kernel = device.triton->find("conv2d_" + type + "_" + each.tile);
+    std::string name = "conv2d_";
+    name.append(type).append("_").append(each.tile);
+    const TritonKernel* kernel = device.triton->find(name);
     if (kernel == nullptr) continue;
     const int64_t steps = taps * ceil_div(sizes.channels, kernel->constants.at("BLOCK_K"));
     const int64_t programs = ceil_div(rows, kernel->constants.at("BLOCK_M")) *
