@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.adfast-installed
-SOURCES := $(shell find csrc kernels cmake CMakeLists.txt pyproject.toml constraints.txt -type f 2>/dev/null)
+SOURCES := $(shell find csrc kernels cmake CMakeLists.txt pyproject.toml constraints.txt -type f -not -name '*.pyc' 2>/dev/null)
 
 .PHONY: demo test test-cpp sanitize soak fuzz bench gpu-check lint format clean help
 help:
