@@ -46,16 +46,22 @@ def test_forced_sets_agree(tiny_plan, isa):
     assert np.abs(got - expected).max() <= 1e-5 * expected.max()
 
 
-def test_bf16_needs_avx512(tiny_plan):
-    _, precision, _, _ = forced(tiny_plan, "avx2")  # the plan's own precision may be widened
+@pytest.mark.parametrize("isa", ["scalar", "avx2"])
+def test_bf16_without_avx512_is_computed_in_f32_between_maps_in_bf16(tiny_plan, isa):
+    _, precision, _, expected = forced(tiny_plan, isa)  # the plan's own precision may be widened
     assert precision == "f32"
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, str(tiny_plan), "bf16"],
-        env={**os.environ, "ADFAST_ISA": "avx2"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1 and "precision='bf16' needs AVX-512" in done.stderr
+    _, precision, kernels, got = forced(tiny_plan, isa, "bf16")  # who insists gets it
+    assert precision == "bf16"
+    assert any(k.startswith("onednn") and k.endswith(":widened") for k in kernels), kernels
+    assert 0 < np.abs(got - expected).max() <= 0.05 * expected.max()
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx"])
+def test_forced_sets_agree_in_bf16(tiny_plan, isa):
+    _, precision, _, got = forced(tiny_plan, isa, "bf16")
+    assert precision == "bf16"
+    expected = forced(tiny_plan, "scalar", "f32")[-1]
+    assert 0 < np.abs(got - expected).max() <= 0.05 * expected.max()
 
 
 def test_an_unknown_set_is_refused(tiny_plan):

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "backends/cpu/onednn.h"
 #include "backends/cpu/winograd.h"
 
 namespace adfast {
@@ -146,12 +147,8 @@ void limit_onednn(const std::string& isa) {
   if (isa == "avx512_bf16") dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx512_core_bf16);
 }
 
-// On AVX-512 without bf16 products, oneDNN would widen every operand again.
-bool multiplies_bf16() {
-  const auto isa = static_cast<int>(dnnl::get_effective_cpu_isa());
-  return (isa & static_cast<int>(dnnl::cpu_isa::avx512_core_bf16)) ==
-         static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
-}
+// Without bf16 products, oneDNN or we would widen every operand again.
+bool multiplies_bf16() { return onednn_has(dnnl::cpu_isa::avx512_core_bf16); }
 
 // How many products in bf16 take the time of one in f32, by the plain instruction: it does twice
 // the work of an f32 one, but Intel's processors issue it a quarter as often.
@@ -160,9 +157,7 @@ double bf16_vector_rate() { return __builtin_cpu_is("intel") ? 0.5 : 2; }
 // The same for oneDNN: Intel's tiles make up for it.
 double bf16_rate() {
   if (!multiplies_bf16()) return 0.5;
-  const auto isa = static_cast<int>(dnnl::get_effective_cpu_isa());
-  const auto amx = static_cast<int>(dnnl::cpu_isa::avx512_core_amx);
-  return (isa & amx) == amx ? 8 : bf16_vector_rate();
+  return onednn_has(dnnl::cpu_isa::avx512_core_amx) ? 8 : bf16_vector_rate();
 }
 
 void compute_in_bf16(Device* device) {
@@ -210,15 +205,7 @@ std::unique_ptr<HostBackend> make_cpu_backend(const CpuOptions& options) {
   device.tactics = options.tactics;
   const std::string& precision = options.precision;
   if (precision == "bf16") {
-    const bool capable = static_cast<int>(dnnl::get_effective_cpu_isa()) >=
-                         static_cast<int>(dnnl::cpu_isa::avx512_core);
-    if (capable && !(options.may_widen && cpu::bf16_rate() < 1)) {
-      cpu::compute_in_bf16(&device);
-    } else if (!capable && !options.may_widen) {
-      throw Error(ErrorKind::argument,
-                  "precision='bf16' needs AVX-512, which this processor lacks (or ADFAST_ISA "
-                  "forbids); load the plan with precision='f32'");
-    }
+    if (!options.may_widen || cpu::bf16_rate() >= 1) cpu::compute_in_bf16(&device);
   } else if (precision == "int8") {
     device.int8 = true;
     if (cpu::bf16_rate() > 1) cpu::compute_in_bf16(&device);  // what is left in floats

@@ -40,6 +40,7 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
     auto own = make_depthwise(request, device, node);
     if (own) return own;
   }
+  if (must_widen(request)) return widened(request, device, make_conv2d);
 
   memory::dims weight_dims = weight.shape;
   if (groups > 1) {
@@ -106,8 +107,8 @@ std::unique_ptr<Operator> make_box_filter(const Device& device, const Shape& x,
                          });
 }
 
-std::unique_ptr<Operator> make_pool(const OperatorRequest& request, const Device& device,
-                                    dnnl::algorithm algorithm) {
+template <dnnl::algorithm algorithm>
+std::unique_ptr<Operator> make_pool(const OperatorRequest& request, const Device& device) {
   const nodes::Pool node = nodes::pool(request);
   const nodes::Window& window = node.window;
   const Shape &x = node.x, &y = node.y;
@@ -117,6 +118,7 @@ std::unique_ptr<Operator> make_pool(const OperatorRequest& request, const Device
       x[2] <= max_frame_side && x[3] <= max_frame_side) {
     return make_box_filter(device, x, window);
   }
+  if (must_widen(request)) return widened(request, device, make_pool<algorithm>);
   const auto type = onednn_type(request.inputs[0]->dtype);
   const memory::desc x_desc(x, type, Tag::nhwc), y_desc(y, type, Tag::nhwc);
   dnnl::primitive_attr attr;
@@ -132,15 +134,10 @@ std::unique_ptr<Operator> make_pool(const OperatorRequest& request, const Device
       static_cast<double>(element_count(y) * window.kernel[0] * window.kernel[1]));
 }
 
-std::unique_ptr<Operator> make_max_pool2d(const OperatorRequest& request, const Device& device) {
-  return make_pool(request, device, dnnl::algorithm::pooling_max);
-}
-
 std::unique_ptr<Operator> make_avg_pool2d(const OperatorRequest& request, const Device& device) {
-  return make_pool(request, device,
-                   request.node.attrs.integer("count_include_pad") != 0
-                       ? dnnl::algorithm::pooling_avg_include_padding
-                       : dnnl::algorithm::pooling_avg_exclude_padding);
+  return request.node.attrs.integer("count_include_pad") != 0
+             ? make_pool<dnnl::algorithm::pooling_avg_include_padding>(request, device)
+             : make_pool<dnnl::algorithm::pooling_avg_exclude_padding>(request, device);
 }
 
 }  // namespace
@@ -148,7 +145,7 @@ std::unique_ptr<Operator> make_avg_pool2d(const OperatorRequest& request, const 
 std::vector<Op> convolution_ops() {
   return {
       {{"conv2d", 2, 4, 1, {OperandType::features}, ResultType::features}, make_conv2d},
-      {{"max_pool2d", 1, 1, 1, {}, ResultType::as_first}, make_max_pool2d},
+      {{"max_pool2d", 1, 1, 1, {}, ResultType::as_first}, make_pool<dnnl::algorithm::pooling_max>},
       {{"avg_pool2d", 1, 1, 1, {}, ResultType::as_first}, make_avg_pool2d},
   };
 }

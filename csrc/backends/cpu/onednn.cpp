@@ -16,7 +16,108 @@ dnnl::memory vector_of(const dnnl::engine& engine, dnnl::memory::data_type type,
   return result;
 }
 
+// See widened(). A copy of f32 for each tensor in bf16, behind the step's own scratch.
+class Widened final : public Operator {
+ public:
+  Widened(std::unique_ptr<Operator> inner, const Device& device, const OperatorRequest& request)
+      : inner_(std::move(inner)),
+        convert_(device.kernels->unary),
+        scratch_(cache_lines(inner_->scratch_bytes())) {
+    for (const Tensor* input : request.inputs) inputs_.push_back(copy_of(input));
+    for (const Tensor* output : request.outputs) outputs_.push_back(copy_of(output));
+  }
+
+  std::function<void()> bind(const Binding& binding) const override {
+    using kernels::DType;
+    Binding wide = binding;
+    std::vector<kernels::UnaryArgs> before, after;
+    const auto convert = [](const void* from, DType type, void* to, DType to_type, int64_t count) {
+      return kernels::UnaryArgs{
+          kernels::Unary::identity, from, type, to, to_type, count};
+    };
+    auto* scratch = static_cast<std::byte*>(binding.scratch);
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      const auto [count, offset] = inputs_[i];
+      if (count == 0) continue;
+      wide.inputs[i] = scratch + offset;
+      before.push_back(
+          convert(binding.inputs[i], DType::bf16, wide.inputs[i], DType::f32, count));
+    }
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      const auto [count, offset] = outputs_[i];
+      if (count == 0) continue;
+      wide.outputs[i] = scratch + offset;
+      after.push_back(
+          convert(wide.outputs[i], DType::f32, binding.outputs[i], DType::bf16, count));
+    }
+    return [before, after, run = inner_->bind(wide), convert_all = convert_] {
+      for (const kernels::UnaryArgs& args : before) share_unary(convert_all, args);
+      run();
+      for (const kernels::UnaryArgs& args : after) share_unary(convert_all, args);
+    };
+  }
+  size_t scratch_bytes() const override { return scratch_; }
+  double flops() const override { return inner_->flops(); }
+  size_t packed_bytes() const override { return inner_->packed_bytes(); }
+  std::string kernel() const override { return inner_->kernel() + ":widened"; }
+
+ private:
+  struct Copy {
+    int64_t count = 0;  // elements; 0: none is needed
+    size_t offset = 0;  // into scratch
+  };
+
+  static size_t cache_lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+  Copy copy_of(const Tensor* tensor) {
+    if (tensor == nullptr || tensor->dtype != DType::bf16) return {};
+    const Copy copy{element_count(tensor->shape), scratch_};
+    scratch_ += cache_lines(static_cast<size_t>(copy.count) * sizeof(float));
+    return copy;
+  }
+
+  std::unique_ptr<Operator> inner_;
+  void (*convert_)(const kernels::UnaryArgs&);
+  size_t scratch_;
+  std::vector<Copy> inputs_, outputs_;
+};
+
 }  // namespace
+
+bool onednn_has(dnnl::cpu_isa isa) {
+  const auto effective = static_cast<int>(dnnl::get_effective_cpu_isa());
+  return (effective & static_cast<int>(isa)) == static_cast<int>(isa);
+}
+
+bool onednn_has_vnni() {
+  return onednn_has(dnnl::cpu_isa::avx512_core_vnni) || onednn_has(dnnl::cpu_isa::avx2_vnni);
+}
+
+bool must_widen(const OperatorRequest& request) {
+  const auto narrow = [](const Tensor* t) { return t != nullptr && t->dtype == DType::bf16; };
+  return (std::ranges::any_of(request.inputs, narrow) ||
+          std::ranges::any_of(request.outputs, narrow)) &&
+         !onednn_has(dnnl::cpu_isa::avx512_core) && !onednn_has(dnnl::cpu_isa::avx2_vnni_2);
+}
+
+std::unique_ptr<Operator> widened(const OperatorRequest& request, const Device& device,
+                                  decltype(Op::make) make) {
+  std::vector<Tensor> copies;
+  copies.reserve(request.inputs.size() + request.outputs.size());
+  const auto wide = [&copies](const Tensor* tensor) -> Tensor* {
+    if (tensor == nullptr) return nullptr;
+    Tensor& copy = copies.emplace_back(*tensor);
+    if (copy.dtype == DType::bf16) copy.dtype = DType::f32;
+    return &copy;
+  };
+  OperatorRequest in_f32{request.node, {}, {}};
+  for (const Tensor* input : request.inputs) in_f32.inputs.push_back(wide(input));
+  for (const Tensor* output : request.outputs) in_f32.outputs.push_back(wide(output));
+  Device without_bf16 = device;
+  without_bf16.features = without_bf16.products = DType::f32;
+  without_bf16.operands = without_bf16.points = DType::f32;
+  return std::make_unique<Widened>(make(in_f32, without_bf16), device, request);
+}
 
 dnnl::memory packed(const dnnl::engine& engine, const Tensor& tensor,
                     const dnnl::memory::desc& plain, const dnnl::memory::desc& wanted) {

@@ -12,6 +12,10 @@ inline dnnl::memory::data_type onednn_type(DType type) {
   return type == DType::f32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
 }
 
+// Whether oneDNN may use an instruction set here: the processor has it, and ADFAST_ISA allows it.
+bool onednn_has(dnnl::cpu_isa isa);
+bool onednn_has_vnni();
+
 struct Argument {
   int index;
   dnnl::memory memory;
@@ -63,5 +67,12 @@ class OnednnOperator final : public Operator {
   double flops_;
   std::string kernel_;
 };
+
+// Whether oneDNN lacks a step that reads and writes as `request` does: it has bf16 on AVX-512 and
+// on AVX2 with conversions only.
+bool must_widen(const OperatorRequest& request);
+// The step as `make` makes it for f32, its operands widened into scratch and its results rounded.
+std::unique_ptr<Operator> widened(const OperatorRequest& request, const Device& device,
+                                  decltype(Op::make) make);
 
 }  // namespace adfast::cpu

@@ -3,22 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <oneapi/dnnl/dnnl.hpp>
 
-#include "runtime/nodes.h"
+#include "backends/cpu/onednn.h"
 
 namespace adfast::cpu {
 namespace {
 
 // Without VNNI, two products of u8 and s8 are added in 16 bits, and clipped there: 2 * 255 * 64
 // just fits. (oneDNN, "Nuances of int8 computations".)
-float largest_weight() {
-  const auto isa = static_cast<int>(dnnl::get_effective_cpu_isa());
-  const auto has = [isa](dnnl::cpu_isa wanted) {
-    return (isa & static_cast<int>(wanted)) == static_cast<int>(wanted);
-  };
-  return has(dnnl::cpu_isa::avx512_core_vnni) || has(dnnl::cpu_isa::avx2_vnni) ? 127.0f : 64.0f;
-}
+float largest_weight() { return onednn_has_vnni() ? 127.0f : 64.0f; }
 
 }  // namespace
 
