@@ -69,16 +69,17 @@ def tiny_plan(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("plan") / "tiny.plan"
     fields = plan_fields(model="tiny", name="tiny", resize=[18, 20], crop=[16, 16])
     frames = [
-        np.random.default_rng(seed).integers(0, 256, (6, 7, channels), dtype=np.uint8)
-        for seed, channels in ((1, 3), (2, 1), (3, 3))
+        ("", np.random.default_rng(1).integers(0, 256, (6, 7, 3), dtype=np.uint8)),
+        ("", np.random.default_rng(2).integers(0, 256, (6, 7), dtype=np.uint8)),
+        ("Mono12", np.random.default_rng(3).integers(0, 4096, (6, 7), dtype=np.uint16)),
     ]
     calibration = {"threshold": 0.05, "max_fpr": 0.01, "images": 3}
     write_plan(path, tiny_graph(), fields, calibration, Golden(), {}, {})
     engine = load(path, precision="f32")
     golden = []
-    for frame in frames:
-        result = engine.predict(frame.squeeze(-1) if frame.shape[2] == 1 else frame)
-        golden.append(GoldenFrame(frame, result.score, result.network_map))
+    for name, frame in frames:
+        result = engine.predict(frame, pixel_format=name)
+        golden.append(GoldenFrame(frame, result.score, result.network_map, name))
     write_plan(
         path,
         tiny_graph(),

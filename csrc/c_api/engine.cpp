@@ -48,6 +48,7 @@ adfast_status adfast_load(const char* path, const adfast_options* options, adfas
     if (options != nullptr) {
       require_struct(options, "adfast_options");
       chosen.threads = options->threads;
+      chosen.frames_at_once = options->frames_at_once;
       if (options->precision != nullptr) chosen.precision = options->precision;
       if (options->tactics != nullptr) chosen.tactics = options->tactics;
       if (options->device != nullptr) chosen.device = options->device;

@@ -251,15 +251,17 @@ std::vector<GoldenFrame> read_golden(ByteReader in, Table* info) {
   for (GoldenFrame& frame : frames) {
     frame.height = in.number<uint32_t>();
     frame.width = in.number<uint32_t>();
-    frame.channels = in.number<uint32_t>();
-    if (!is_side(frame.height) || !is_side(frame.width) ||
-        (frame.channels != 1 && frame.channels != 3)) {
+    const auto code = in.number<uint32_t>();
+    const PixelFormat* format = find_format(code);
+    if (!is_side(frame.height) || !is_side(frame.width) || format == nullptr) {
       in.fail("a golden frame of " + std::to_string(frame.height) + "x" +
-              std::to_string(frame.width) + "x" + std::to_string(frame.channels) +
+              std::to_string(frame.width) + " in pixel format " + std::to_string(code) +
               ", expected sides of 1 to " + std::to_string(max_golden_side) +
-              " and 1 or 3 channels");
+              " and the code of one of " + format_names());
     }
-    frame.pixels = in.take(static_cast<uint64_t>(frame.height * frame.width * frame.channels));
+    frame.format = *format;
+    frame.pixels = in.take(
+        static_cast<uint64_t>(frame.height * frame.width * format->channels() * format->bytes()));
     frame.score = in.number<float>();
     frame.map_height = in.number<uint32_t>();
     frame.map_width = in.number<uint32_t>();

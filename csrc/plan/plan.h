@@ -13,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/frame.h"
 #include "core/tensor.h"
 #include "plan/sha256.h"
 
@@ -84,8 +85,9 @@ std::string print(const Graph& graph);
 Graph read_graph(std::span<const std::byte> graph, std::span<const std::byte> weights);
 
 struct GoldenFrame {
-  int64_t height = 0, width = 0, channels = 0;
-  std::span<const std::byte> pixels;
+  int64_t height = 0, width = 0;
+  PixelFormat format = mono8;
+  std::span<const std::byte> pixels;  // row by row, without gaps
   float score = 0;
   int64_t map_height = 0, map_width = 0;
   std::span<const std::byte> map;  // f32

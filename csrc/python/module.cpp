@@ -102,6 +102,7 @@ py::dict describe(const Engine& engine) {
   info["precision"] = session.precision;
   info["threads"] = session.threads;
   info["lanes"] = session.lanes;
+  info["frames_at_once"] = session.frames_at_once;
   info["device_note"] = engine.note();
   info["resize"] = py::make_tuple(g.resize_height, g.resize_width);
   info["crop"] = py::make_tuple(g.crop_height, g.crop_width);
@@ -150,8 +151,9 @@ py::list profile(Engine& engine, const py::object& image, const std::string& pix
 
 // {value: (low, high)} to {value: (low, high, counts)}, see Engine::observe.
 py::dict observe(Engine& engine, const py::object& image,
-                 const std::map<std::string, std::pair<float, float>>& ranges, int bins) {
-  const FrameView view = view_of(image, "");
+                 const std::map<std::string, std::pair<float, float>>& ranges, int bins,
+                 const std::string& pixel_format) {
+  const FrameView view = view_of(image, pixel_format);
   std::map<std::string, Observation> values;
   for (const auto& [name, range] : ranges) {
     values[name] = {range.first, range.second, std::vector<int64_t>(bins)};
@@ -185,8 +187,8 @@ std::string text_of(std::span<const std::byte> bytes) {
 
 py::array golden_pixels(const GoldenFrame& frame) {
   std::vector<py::ssize_t> shape = {frame.height, frame.width};
-  if (frame.channels == 3) shape.push_back(3);
-  py::array_t<uint8_t> pixels(shape);
+  if (frame.format.channels() == 3) shape.push_back(3);
+  py::array pixels(py::dtype(frame.format.bytes() == 2 ? "uint16" : "uint8"), shape);
   std::memcpy(pixels.mutable_data(), frame.pixels.data(), frame.pixels.size());
   return pixels;
 }
@@ -219,6 +221,7 @@ py::dict plan_contents(const Plan& plan) {
     }
     py::dict entry;
     entry["frame"] = golden_pixels(frame);
+    entry["pixel_format"] = frame.format.name;
     entry["score"] = frame.score;
     entry["map"] = map;
     golden.append(entry);
@@ -255,7 +258,8 @@ py::dict run_graph(const std::string& path, const std::map<std::string, FloatArr
   const auto outputs = [&] {
     py::gil_scoped_release release;
     if (device != "cpu") {
-      return run_raw_on_device(path, raw, {0, precision, isa, "", device, folders});
+      return run_raw_on_device(
+          path, raw, {.precision = precision, .isa = isa, .device = device, .folders = folders});
     }
     const Tactics tactics = tactic.empty() ? Tactics() : Tactics{{"*", tactic}};
     return run_raw(path, raw, {precision, false, isa, tactics}, lanes);
@@ -383,23 +387,25 @@ PYBIND11_MODULE(_core, m) {
   py::class_<Engine, std::shared_ptr<Engine>> engine(m, "Engine");
   python::define_streams(m, engine);
   engine
-      .def(py::init([](const Plan& plan, int threads, const std::string& precision,
-                       const std::string& isa, const std::string& tactics,
-                       const std::string& device, const std::vector<std::string>& folders) {
-             py::gil_scoped_release release;
-             return std::make_shared<Engine>(
-                 plan, EngineOptions{threads, precision, isa, tactics, device, folders});
-           }),
-           py::arg("plan"), py::arg("threads") = 0, py::arg("precision") = "", py::arg("isa") = "",
-           py::arg("tactics") = "", py::arg("device") = "cpu",
-           py::arg("folders") = std::vector<std::string>())
+      .def(
+          py::init([](const Plan& plan, int threads, const std::string& precision,
+                      const std::string& isa, const std::string& tactics, const std::string& device,
+                      const std::vector<std::string>& folders, int frames_at_once) {
+            py::gil_scoped_release release;
+            return std::make_shared<Engine>(plan, EngineOptions{threads, frames_at_once, precision,
+                                                                isa, tactics, device, folders});
+          }),
+          py::arg("plan"), py::arg("threads") = 0, py::arg("precision") = "", py::arg("isa") = "",
+          py::arg("tactics") = "", py::arg("device") = "cpu",
+          py::arg("folders") = std::vector<std::string>(), py::arg("frames_at_once") = 0)
       .def("predict", &predict, py::arg("image"), py::arg("pixel_format") = "",
            py::arg("roi") = py::none(), py::arg("ignore") = py::none(), py::arg("counted") = true)
       .def("warmup", &Engine::warmup, py::arg("n"), py::call_guard<py::gil_scoped_release>())
       .def("predict_batch", &predict_batch, py::arg("images"), py::arg("pixel_format") = "",
            py::arg("roi") = py::none(), py::arg("ignore") = py::none())
       .def("profile", &profile, py::arg("image"), py::arg("pixel_format"))
-      .def("observe", &observe, py::arg("image"), py::arg("ranges"), py::arg("bins"))
+      .def("observe", &observe, py::arg("image"), py::arg("ranges"), py::arg("bins"),
+           py::arg("pixel_format"))
       .def("memory", &memory, py::arg("height"), py::arg("width"))
       .def("describe", &describe);
   m.def(

@@ -163,7 +163,7 @@ class DeviceSession final : public Session {
     info.precision = found.precision;
     info.isa = table_->name;
     info.frame_memory = found.frame_memory;
-    info.lanes = found.lanes;
+    info.lanes = info.frames_at_once = found.lanes;
     info.map_height = found.map_height;
     info.map_width = found.map_width;
     return info;

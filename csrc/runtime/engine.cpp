@@ -111,7 +111,7 @@ Engine::Engine(const Plan& plan, const EngineOptions& options)
   }
   if (!session_) {
     session_ = std::make_unique<HostSession>(plan.graph, geometry_, cpu_backend(plan, options),
-                                             options.threads);
+                                             options.threads, options.frames_at_once);
   }
   info_ = session_->info();
   if (!info_.note.empty()) note_ = info_.note;
@@ -227,7 +227,8 @@ void Engine::run_parts(Job& job) {
   if (job.network_map != nullptr) std::fill_n(job.network_map, map_height() * map_width(), 0.0f);
 
   // As many at once as the session works on; more would only take memory.
-  const size_t at_once = info_.device == "cpu" ? static_cast<size_t>(info_.lanes) : parts_on_device;
+  const size_t at_once =
+      info_.device == "cpu" ? static_cast<size_t>(info_.frames_at_once) : parts_on_device;
   part_maps_.resize(at_once);
   part_network_maps_.resize(at_once);
   const size_t tiles = rows.begin.size() * columns.begin.size();
@@ -344,10 +345,10 @@ MemoryUse Engine::memory(int64_t height, int64_t width) const {
   MemoryUse use{info_.weight_memory, info_.frame_memory, 0, 0};
   size_t maps = sizeof(float) * static_cast<size_t>(height * width);
   if (!tiles_.covers(height, width)) {
-    // Each lane inspects a tile; with one lane that is done where whole frames are.
-    const auto lanes = static_cast<size_t>(info_.lanes);
-    maps += lanes * sizeof(float) * static_cast<size_t>(tiles_.height * tiles_.width);
-    if (lanes > 1) use.frame *= lanes;
+    // One tile at once is inspected where whole frames are.
+    const auto at_once = static_cast<size_t>(info_.frames_at_once);
+    maps += at_once * sizeof(float) * static_cast<size_t>(tiles_.height * tiles_.width);
+    if (at_once > 1) use.frame *= at_once;
   }
   use.loading = plan_bytes_ + use.weights + code;
   use.running = use.weights + use.frame + maps + code;

@@ -20,6 +20,7 @@ namespace adfast {
 
 struct EngineOptions {
   int threads = 0;             // 0: as many processors as this process may use
+  int frames_at_once = 0;      // of a batch on the CPU; 0: one for each branch of the network
   std::string precision = {};  // "f32", "bf16", "f16", "int8", or empty: the plan's own
   std::string isa = {};  // "scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx"; empty: the best
   std::string tactics = {};    // a file for read_tactics, or empty: the backend's own estimates

@@ -4,7 +4,6 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -33,6 +32,15 @@ int checked_threads(int threads) {
   return threads == 0 ? usable_processors() : threads;
 }
 
+int checked_frames(int frames, int threads) {
+  if (frames < 0 || frames > threads) {
+    throw Error(ErrorKind::argument, "frames_at_once is " + std::to_string(frames) +
+                                         ", expected 1 to the number of threads, " +
+                                         std::to_string(threads) + " (0: the engine's choice)");
+  }
+  return frames;
+}
+
 void count(const float* elements, int64_t size, Observation* seen) {
   const float low = seen->low, last = static_cast<float>(seen->counts.size()) - 1;
   const float per_unit = (last + 1) / std::max(seen->high - low, 1e-30f);
@@ -57,17 +65,15 @@ int usable_processors() {
 }
 
 HostSession::HostSession(const Graph& graph, const FrameGeometry& geometry,
-                         std::unique_ptr<HostBackend> backend, int threads)
-    : geometry_(geometry),
-      lanes_(std::min(checked_threads(threads), max_lanes)),
-      threads_per_lane_(checked_threads(threads) / lanes_),
-      backend_(std::move(backend)),
-      workers_(lanes_) {
-  if (lanes_ > 1 && parallelism(expected_needs(graph)) < worthwhile_parallelism) {
-    // The second lane's threads do more inside the first one's steps.
-    threads_per_lane_ *= lanes_;
-    lanes_ = 1;
-  }
+                         std::unique_ptr<HostBackend> backend, int threads, int frames)
+    : geometry_(geometry), backend_(std::move(backend)) {
+  const int all = checked_threads(threads);
+  lanes_ = std::min(all, max_lanes);
+  // Where there are no branches, a second lane's threads do more inside the first one's steps.
+  if (parallelism(expected_needs(graph)) < worthwhile_parallelism) lanes_ = 1;
+  frames_ = frames == 0 ? lanes_ : checked_frames(frames, all);
+  threads_per_lane_ = all / std::max(lanes_, frames_);
+  workers_ = std::make_unique<Workers>(std::max(lanes_, frames_));
   program_ = build(graph);
   malloc_trim(0);  // what packing took and gave back goes to the system
   detector_ = detector_outputs(*program_);
@@ -97,6 +103,7 @@ SessionInfo HostSession::info() const {
   info.isa = backend_->isa();
   info.threads = lanes_ * threads_per_lane_;
   info.lanes = lanes_;
+  info.frames_at_once = frames_;
   info.frame_memory = context_->arena_bytes();
   info.weight_memory = program_->packed_bytes();
   info.steps = program_->steps().size();
@@ -106,36 +113,36 @@ SessionInfo HostSession::info() const {
 }
 
 void HostSession::check() const {
-  if (!workers_.alive()) {
+  if (!workers_->alive()) {
     throw Error(ErrorKind::run,
                 "[predict] the engine was loaded before this process was forked, and its threads "
                 "stayed behind; load the plan in the new process");
   }
 }
 
-void HostSession::predict(Job& job) { run(*context_, job, &workers_); }
+void HostSession::predict(Job& job) { run(*context_, job, workers_.get()); }
 
 void HostSession::predict_batch(std::span<Job> jobs) {
-  if (jobs.size() == 1 || lanes_ == 1) {
-    for (Job& job : jobs) run(*context_, job, &workers_);
+  if (jobs.size() == 1 || frames_ == 1) {
+    for (Job& job : jobs) run(*context_, job, workers_.get());
     return;
   }
-  while (batch_contexts_.size() < static_cast<size_t>(lanes_)) {
+  while (batch_contexts_.size() < static_cast<size_t>(frames_)) {
     batch_contexts_.push_back(std::make_unique<Context>(*program_, *backend_, 1, geometry_));
   }
   std::atomic<size_t> next = 0;
-  std::array<std::exception_ptr, max_lanes> failures;
-  const auto task = [&](int lane) {
+  std::vector<std::exception_ptr> failures(static_cast<size_t>(frames_));
+  const auto task = [&](int worker) {
     for (size_t i = next++; i < jobs.size(); i = next++) {
       try {
-        run(*batch_contexts_[lane], jobs[i], nullptr);
+        run(*batch_contexts_[worker], jobs[i], nullptr);
       } catch (...) {
-        failures[lane] = std::current_exception();
+        failures[worker] = std::current_exception();
         return;
       }
     }
   };
-  workers_.run(lanes_, std::ref(task));
+  workers_->run(frames_, std::ref(task));
   for (const auto& failure : failures) {
     if (failure) std::rethrow_exception(failure);
   }
@@ -193,7 +200,7 @@ void HostSession::write_map(const Context& context, const Job& job, Workers* wor
 std::vector<StepReport> HostSession::profile(const FrameView& frame) {
   std::vector<StepTime> times;
   context_->frame().set(frame, backend_->frame_scratch(frame.width));
-  context_->run(&workers_, threads_per_lane_, &times);
+  context_->run(workers_.get(), threads_per_lane_, &times);
   double origin = times.empty() ? 0 : times[0].begin;
   for (const StepTime& time : times) origin = std::min(origin, time.begin);
   std::vector<StepReport> reports;
@@ -223,7 +230,7 @@ void HostSession::observe(const FrameView& frame, std::map<std::string, Observat
   }
   context_->frame().set(frame, backend_->frame_scratch(frame.width));
   // Each value is written by one step, so lanes do not meet.
-  context_->run(&workers_, threads_per_lane_, nullptr, [&](int32_t step) {
+  context_->run(workers_.get(), threads_per_lane_, nullptr, [&](int32_t step) {
     for (int32_t id : program_->steps()[step].outputs) {
       const auto found = wanted.find(id);
       if (found == wanted.end()) continue;

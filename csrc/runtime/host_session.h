@@ -13,9 +13,10 @@ namespace adfast {
 
 class HostSession final : public Session {
  public:
-  // `threads`: 0, as many processors as this process may use, to 1024.
+  // `threads`: 0, as many processors as this process may use, to 1024. `frames`: of a batch, in
+  // work at once, each with its share of the threads; 0, one for each lane.
   HostSession(const Graph& graph, const FrameGeometry& geometry,
-              std::unique_ptr<HostBackend> backend, int threads);
+              std::unique_ptr<HostBackend> backend, int threads, int frames);
 
   SessionInfo info() const override;
   void check() const override;
@@ -30,12 +31,12 @@ class HostSession final : public Session {
   void write_map(const Context& context, const Job& job, Workers* workers) const;
 
   FrameGeometry geometry_;
-  int lanes_ = 1, threads_per_lane_ = 1;
+  int lanes_ = 1, frames_ = 1, threads_per_lane_ = 1;
   std::unique_ptr<HostBackend> backend_;
   std::unique_ptr<Program> program_;
   DetectorOutputs detector_;
   int32_t frame_step_ = -1;
-  Workers workers_;
+  std::unique_ptr<Workers> workers_;
   std::unique_ptr<Context> context_;                      // all lanes on one frame
   std::vector<std::unique_ptr<Context>> batch_contexts_;  // one lane each, made when first needed
 };

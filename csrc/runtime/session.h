@@ -46,6 +46,7 @@ struct SessionInfo {
   std::string processor;  // of a device: its name
   std::string precision, isa;
   int threads = 1, lanes = 1;
+  int frames_at_once = 1;    // of a batch
   size_t frame_memory = 0;   // bytes held for a frame in work
   size_t weight_memory = 0;  // of packed weights, in the same place
   size_t steps = 0;          // that the CPU runs; 0 on a device

@@ -241,14 +241,14 @@ void Stream::drop_expired(Clock::time_point now) {
 }
 
 void Stream::serve() {
-  const auto lanes = static_cast<size_t>(std::max(1, engine_->info().lanes));
+  const auto at_once = static_cast<size_t>(std::max(1, engine_->info().frames_at_once));
   std::vector<EntryPointer> batch;
   std::vector<StreamResult> results;
   std::unique_lock lock(mutex_);
   while (true) {
     // Whoever closes does not poll: what is left then may exceed the capacity once.
     const auto outlet = [&]() -> size_t {
-      if (options_.callback || closing_) return lanes;
+      if (options_.callback || closing_) return at_once;
       return static_cast<size_t>(options_.capacity) - results_.size();
     };
     signals_->work.wait(lock, [&] { return closing_ || (!queue_.empty() && outlet() > 0); });
@@ -258,7 +258,7 @@ void Stream::serve() {
       if (closing_) signals_->work.wait(lock, [&] { return reserved_ == 0; });
       continue;
     }
-    const size_t count = std::min({lanes, queue_.size(), outlet()});
+    const size_t count = std::min({at_once, queue_.size(), outlet()});
     for (size_t i = 0; i < count; ++i) {
       batch.push_back(std::move(queue_.front()));
       queue_.pop_front();

@@ -58,6 +58,7 @@ public enum PixelFormat : uint {
 public struct adfast_options {
   public UIntPtr struct_size;
   public int threads;
+  public int frames_at_once;
   public IntPtr precision;
   public IntPtr tactics;
   public IntPtr device;

@@ -26,7 +26,7 @@ from adfast.compiler import Compiled, compile_onnx
 from adfast.compiler.writer import Golden, GoldenFrame, write_plan
 from adfast.errors import ArgumentError, CompileError, DataError
 from adfast.files import atomic_path, check_writable
-from adfast.images import largest_value, read_image, to_255, to_uint8
+from adfast.images import largest_value, read_image, to_255
 from adfast.precision import MIN_SPEARMAN, PRECISIONS, Choice, Trial, choose
 from adfast.progress import Track, silent
 
@@ -406,11 +406,7 @@ def _golden(
     picked = dict.fromkeys(int(order[at]) for at in (0, len(order) // 2, len(order) - 1))
     pixel_format, golden = made.good.pixel_format, []
     for i in picked:
-        frame, answer = frames[i], expected[i]
-        if pixel_format:  # the plan keeps golden frames in 8 bits
-            frame = to_uint8(frame, pixel_format)
-            answer = made.answers(frame)
-        golden.append(GoldenFrame(frame.reshape(*frame.shape[:2], -1), *answer))
+        golden.append(GoldenFrame(frames[i], *expected[i], pixel_format))
 
     # Other processors round in other places: room for that, but none for a wrong kernel.
     def room(who: str) -> float:

@@ -157,7 +157,9 @@ class Engine:
         tolerance = self._plan["golden_info"].get(f"tolerance.{known}")
         frames = []
         for golden in self._plan["golden"]:
-            result = self._result(self._core.predict(golden["frame"], counted=False))
+            result = self._result(
+                self._core.predict(golden["frame"], golden["pixel_format"], counted=False)
+            )
             peak = float(max(golden["map"].max(), 1e-30))
             error = float(np.abs(result.network_map - golden["map"]).max()) / peak
             frames.append(
@@ -200,17 +202,13 @@ class Engine:
             image: as for `predict`.
             ranges: of what is counted, by the value's name.
             bins: into which each range is split evenly; 0: nothing is counted.
-            pixel_format: as for `predict`, of grey and RGB frames; deep ones are looked at in 8
-                bits, which is fine enough for a histogram.
+            pixel_format: as for `predict`.
 
         Returns:
             Per value its least and largest element and the counts; elements outside the range are
             counted at its ends.
         """
-        from adfast.images import to_uint8
-
-        frame = to_uint8(_as_array(image, pixel_format), pixel_format)
-        return self._core.observe(frame, ranges, bins)
+        return self._core.observe(_as_array(image, pixel_format), ranges, bins, pixel_format)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -270,6 +268,7 @@ def load(
     *,
     device: str = "auto",
     threads: int = 0,
+    frames_at_once: int = 0,
     precision: str | None = None,
     tactics: str | os.PathLike[str] | None = None,
     public_key: PublicKey | None = None,
@@ -286,6 +285,11 @@ def load(
         threads: processor threads to use, 1 to 1024; 0 takes all that this process may use. A
             network with two branches runs them side by side, and shares further threads among
             them; one that is a chain works with all threads inside its steps.
+        frames_at_once: on the CPU, how many frames of a batch or a stream, or tiles of a frame, are
+            in work at once, each with its share of the threads: 1 to their number; 0 takes one for
+            each branch of the network. As many as there are threads may raise the throughput of a
+            chain; each frame then takes longer, and a single one has but its share. The results
+            are the same.
         precision: "f32", "bf16", "f16" (on a card), or "int8" (on the CPU, or of a TensorRT
             engine) for plans that are quantised; None takes the plan's own, or f32 where the
             processor computes bf16 no faster, and bf16 for a quantised plan on a card. A TensorRT
@@ -302,8 +306,8 @@ def load(
     Raises:
         PlanError: the file is damaged, altered, too new, or holds an op this version does not know;
             or it is not signed with the key that was given.
-        ArgumentError: an unknown device or precision, or one that this machine lacks; or
-            the tactics file holds something else.
+        ArgumentError: an unknown device or precision, or one that this machine lacks; more frames
+            at once than threads; or the tactics file holds something else.
         AdfastError: the file cannot be opened.
     """
     text = os.fspath(path)
@@ -322,6 +326,7 @@ def load(
             tactics="" if tactics is None else os.fspath(tactics),
             device=device,
             folders=[] if device == "cpu" else library_folders(),
+            frames_at_once=frames_at_once,
         )
         return Engine(text, core, plan.contents())
 

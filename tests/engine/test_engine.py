@@ -92,6 +92,19 @@ def test_batch_equals_single_to_the_bit(tiny_plan):
     assert engine.predict_batch([]) == []
 
 
+@pytest.mark.parametrize("frames_at_once", [1, 2, 3])
+def test_frames_side_by_side_give_the_bits_of_one_alone(tiny_plan, frames_at_once):
+    frames = [
+        np.random.default_rng(i).integers(0, 256, (30 + i, 40, 3), dtype=np.uint8) for i in range(5)
+    ]
+    alone = adfast.load(tiny_plan, device="cpu", threads=1)
+    engine = adfast.load(tiny_plan, device="cpu", threads=3, frames_at_once=frames_at_once)
+    assert engine.info["frames_at_once"] == frames_at_once
+    for frame, result in zip(frames, engine.predict_batch(frames), strict=True):
+        assert np.array_equal(alone.predict(frame).map, result.map)
+    assert np.array_equal(alone.predict(frames[0]).map, engine.predict(frames[0]).map)
+
+
 def test_threads_do_not_change_the_bits(tiny_plan):
     maps = [adfast.load(tiny_plan, threads=n).predict(FRAME).map for n in (1, 2, 3, 4)]
     assert all(np.array_equal(maps[0], other) for other in maps[1:])
@@ -176,6 +189,8 @@ def test_bad_arguments_are_refused(tiny_plan, engine):
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"precision": "f16"}, "precision is 'f16'"),
         ({"threads": -1}, "threads is -1"),
+        ({"threads": 2, "frames_at_once": 3}, "frames_at_once is 3, expected 1 to the number"),
+        ({"frames_at_once": -1}, "frames_at_once is -1"),
     ):
         with pytest.raises(adfast.ArgumentError, match=message):
             adfast.load(tiny_plan, **options)

@@ -99,7 +99,9 @@ def test_a_step_of_int8_runs_in_floats_where_that_is_faster(isa, quantised, tmp_
     """Winograd's algorithm may pass direct sums in int8, and keeps more digits."""
     pairs = isa == "avx512_bf16" and not INTEL
     used = kernels(opened(quantised, told(tmp_path, "winograd4 *"), "int8", isa=isa))
-    assert used["fourth"].startswith("adfast:winograd4x3_bf16:" if pairs else "adfast:winograd4x3:"), used
+    assert used["fourth"].startswith(
+        "adfast:winograd4x3_bf16:" if pairs else "adfast:winograd4x3:"
+    ), used
     assert used["strided"].startswith("onednn:"), used
     direct = opened(quantised, told(tmp_path, "direct *"), "int8", isa=isa)
     assert all(kernel.startswith("onednn:") for kernel in kernels(direct).values())
@@ -109,9 +111,7 @@ def test_a_step_of_int8_runs_in_floats_where_that_is_faster(isa, quantised, tmp_
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16", "int8"])
-def test_1x1_convolutions_go_to_the_tiles_where_there_are_any(
-    isa, precision, quantised, tmp_path
-):
+def test_1x1_convolutions_go_to_the_tiles_where_there_are_any(isa, precision, quantised, tmp_path):
     used = kernels(opened(quantised, told(tmp_path, "winograd4 fourth"), precision, isa=isa))
     tiles = isa == "avx512_amx" and precision != "f32"
     expected = f"adfast:linear_{precision}:avx512_amx" if tiles else "onednn:"

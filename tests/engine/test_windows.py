@@ -94,6 +94,18 @@ def test_every_instruction_set_computes_the_reference(plan, expected, isa):
     assert np.abs(got - expected).max() <= 1e-5 * expected.max()
 
 
+def test_a_chain_s_frames_side_by_side_give_the_same_bits(plan):
+    engine = adfast.load(plan, threads=2, frames_at_once=2, precision="f32")
+    assert (engine.info["lanes"], engine.info["frames_at_once"]) == (1, 2)
+    expected = adfast.load(plan, threads=2, precision="f32").predict(FRAME).map
+    with engine.stream(capacity=5) as stream:
+        for number in range(5):
+            stream.submit(FRAME, id=number)
+        results = [stream.poll(timeout=60) for _ in range(5)]
+    assert [got.id for got in results] == list(range(5))
+    assert all(np.array_equal(got.result.map, expected) for got in results)
+
+
 def test_threads_do_not_change_the_bits(plan):
     maps = [adfast.load(plan, threads=n, precision="f32").predict(FRAME).map for n in (1, 2, 3, 5)]
     assert all(np.array_equal(maps[0], other) for other in maps[1:])

@@ -35,7 +35,10 @@ MOST_BYTES = 6000
 def write_plans(folder: Path) -> None:
     fields = plan_fields(model="tiny", name="tiny", resize=[18, 20], crop=[16, 16])
     frame, score_map = np.full((3, 4, 3), 9, np.uint8), np.ones((2, 2), np.float32)
-    golden = Golden([GoldenFrame(frame, 1.0, score_map)], reference="none", tolerance_int8=0.1)
+    deep = GoldenFrame(np.full((3, 4), 900, np.uint16), 1.0, score_map, "Mono10")
+    golden = Golden(
+        [GoldenFrame(frame, 1.0, score_map), deep], reference="none", tolerance_int8=0.1
+    )
     calibration = {"threshold": 0.05, "max_fpr": 0.01, "images": 3, "alpha_scale": [1.0, 2.0]}
     write_plan(folder / "tiny.plan", tiny_graph(), fields, calibration, golden, {}, {})
     sections = read_sections(_core.Plan(str(folder / "tiny.plan")))

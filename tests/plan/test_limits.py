@@ -13,7 +13,7 @@ import pytest
 import adfast
 from adfast import _core, cli
 from adfast.compiler import ops
-from adfast.compiler.writer import Golden, GoldenFrame, plan_fields, write_plan
+from adfast.compiler.writer import PIXEL_FORMATS, Golden, GoldenFrame, plan_fields, write_plan
 from adfast.errors import CompileError
 from adfast.plan_file import FLOAT, head, json_text, pieces, read_sections, table, text
 
@@ -84,10 +84,12 @@ def floats(key: str, number: float, *, many: bool = False) -> bytes:
     return struct.pack("<I", 1) + text(key) + struct.pack("<Bd", FLOAT, number)
 
 
-def golden(height=1, width=1, channels=1, score=1.0, map_height=1, map_width=1, value=1.0):
-    pixels = bytes(height * width * channels)
+MONO8, MONO12, RGB8 = (PIXEL_FORMATS[name][0] for name in ("Mono8", "Mono12", "RGB8"))
+
+
+def golden(pixel_format=MONO8, score=1.0, map_height=1, map_width=1, value=1.0):
     score_map = np.full(map_height * map_width, value, "<f4").tobytes()
-    frame = struct.pack("<III", height, width, channels) + pixels
+    frame = struct.pack("<III", 1, 1, pixel_format) + bytes(1)
     frame += struct.pack("<fII", score, map_height, map_width) + score_map
     return table({}) + struct.pack("<I", 1) + frame
 
@@ -121,8 +123,16 @@ REFUSED = {
         "'tolerance.f32' of golden frames is not a finite",
     ),
     "a golden frame as large as the address space": (
-        {"golden": table({}) + struct.pack("<IIII", 1, 65535, 65535, 3) + bytes(12)},
+        {"golden": table({}) + struct.pack("<IIII", 1, 65535, 65535, RGB8) + bytes(12)},
         "expected 12884508675 more bytes, got 12",
+    ),
+    "a golden frame of two bytes a pixel, of which there is one": (
+        {"golden": table({}) + struct.pack("<IIII", 1, 65535, 65535, MONO12) + bytes(12)},
+        "expected 8589672450 more bytes, got 12",
+    ),
+    "a golden frame in a format that is none": (
+        {"golden": golden(pixel_format=3)},
+        "a golden frame of 1x1 in pixel format 3, expected",
     ),
     "more elements than are counted": (
         {"graph": graph([*VALUES, *HUGE], NODES, OUTPUTS)},
@@ -292,7 +302,7 @@ def test_the_writer_refuses_what_the_reader_does(tmp_path, make_tiny_graph):
         table({"threshold": NAN})
     with pytest.raises(CompileError, match="expected finite numbers"):
         table({"alpha_scale": [1.0, INF]})
-    frame = np.zeros((2, 2, 1), np.uint8)
+    frame = np.zeros((2, 2), np.uint8)
 
     for score, score_map, message in (
         (NAN, np.ones((2, 2)), "not finite"),

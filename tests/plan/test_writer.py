@@ -115,7 +115,7 @@ def test_every_section_reads_back(tmp_path):
         "tolerance.bf16": 0.25,
         "reference": "pytorch",
     }
-    assert golden.take("I") == 1 and golden.take("III") == (2, 3, 3)
+    assert golden.take("I") == 1 and golden.take("III") == (2, 3, 0x02180014)
     assert bytes(golden.data[golden.at : golden.at + 18]) == bytes(range(18))
     golden.at += 18
     assert golden.take("fII") == (1.5, 4, 5)
@@ -202,14 +202,20 @@ def test_a_test_plan_takes_the_frame_of_its_graph(tmp_path):
     assert fields["frame.crop"] == [4, 5]
 
 
+SQUARE = np.ones((2, 2))
+
+
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.plan"
     path.write_bytes(b"old")
     bad = [
         {"calibration": {"threshold": None}},
         {"fields": {"names": ["a"]}},
-        {"golden": Golden([GoldenFrame(np.zeros((2, 2)), 0.0, np.ones((2, 2)))])},
-        {"golden": Golden([GoldenFrame(np.zeros((2, 2, 1), np.uint8), 0.0, np.ones(2))])},
+        {"golden": Golden([GoldenFrame(np.zeros((2, 2)), 0.0, SQUARE)])},
+        {"golden": Golden([GoldenFrame(np.zeros((2, 2), np.uint8), 0.0, np.ones(2))])},
+        {"golden": Golden([GoldenFrame(np.zeros((2, 2), np.uint8), 0.0, SQUARE, "Mono12")])},
+        {"golden": Golden([GoldenFrame(np.zeros((2, 2), np.uint16), 0.0, SQUARE, "Mono14")])},
+        {"golden": Golden([GoldenFrame(np.zeros((2, 2, 1), np.uint8), 0.0, SQUARE)])},
     ]
     for changes in bad:
         with pytest.raises(CompileError):

@@ -32,23 +32,20 @@ class Widened final : public Operator {
     Binding wide = binding;
     std::vector<kernels::UnaryArgs> before, after;
     const auto convert = [](const void* from, DType type, void* to, DType to_type, int64_t count) {
-      return kernels::UnaryArgs{
-          kernels::Unary::identity, from, type, to, to_type, count};
+      return kernels::UnaryArgs{kernels::Unary::identity, from, type, to, to_type, count};
     };
     auto* scratch = static_cast<std::byte*>(binding.scratch);
     for (size_t i = 0; i < inputs_.size(); ++i) {
       const auto [count, offset] = inputs_[i];
       if (count == 0) continue;
       wide.inputs[i] = scratch + offset;
-      before.push_back(
-          convert(binding.inputs[i], DType::bf16, wide.inputs[i], DType::f32, count));
+      before.push_back(convert(binding.inputs[i], DType::bf16, wide.inputs[i], DType::f32, count));
     }
     for (size_t i = 0; i < outputs_.size(); ++i) {
       const auto [count, offset] = outputs_[i];
       if (count == 0) continue;
       wide.outputs[i] = scratch + offset;
-      after.push_back(
-          convert(wide.outputs[i], DType::f32, binding.outputs[i], DType::bf16, count));
+      after.push_back(convert(wide.outputs[i], DType::f32, binding.outputs[i], DType::bf16, count));
     }
     return [before, after, run = inner_->bind(wide), convert_all = convert_] {
       for (const kernels::UnaryArgs& args : before) share_unary(convert_all, args);

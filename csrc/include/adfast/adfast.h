@@ -57,10 +57,14 @@ typedef struct adfast_engine adfast_engine;
 
 typedef struct adfast_options {
   size_t struct_size;
-  int32_t threads;       /* 0: every processor this process may use */
-  const char* precision; /* "f32", "bf16", "f16" (devices), "int8" (CPU, or of the plan's TensorRT
-                            engine), or NULL: the plan's own */
-  const char* tactics;   /* a file of `adfast tune`, or NULL for the engine's own estimates */
+  int32_t threads;        /* 0: every processor this process may use */
+  int32_t frames_at_once; /* on the CPU, how many frames of a batch or a stream, or tiles of a
+                             frame, are in work at once, each with its share of the threads, 1 to
+                             their number; 0: one for each branch of the network. More raise
+                             throughput, and the time of a single frame */
+  const char* precision;  /* "f32", "bf16", "f16" (devices), "int8" (CPU, or of the plan's TensorRT
+                             engine), or NULL: the plan's own */
+  const char* tactics;    /* a file of `adfast tune`, or NULL for the engine's own estimates */
   const char* device;  /* "cpu" or NULL; "cuda", "cuda:N"; "tensorrt", "tensorrt:N": the engine that
                           is in the plan; or "auto": the plan's engine where it fits, else a device
                           where there is one, else the CPU */

@@ -91,6 +91,7 @@ struct Result {
 // What each is stands at adfast_options. In C++20: Engine("part.plan", {.device = "cuda"}).
 struct Options {
   int threads = 0;
+  int frames_at_once = 0;
   const char* precision = nullptr;
   const char* tactics = nullptr;
   const char* device = nullptr;
@@ -105,6 +106,7 @@ class Engine {
     adfast_options raw{};
     raw.struct_size = sizeof(raw);
     raw.threads = options.threads;
+    raw.frames_at_once = options.frames_at_once;
     raw.precision = options.precision;
     raw.tactics = options.tactics;
     raw.device = options.device;

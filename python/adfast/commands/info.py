@@ -77,6 +77,7 @@ def describe(plan: Mapping[str, Any]) -> dict[str, Any]:
     golden = [
         {
             "frame": list(each["frame"].shape),
+            "pixel_format": each["pixel_format"],
             "score": float(each["score"]),
             "map": list(each["map"].shape),
             "map_max": float(each["map"].max()) if each["map"].size else 0.0,
@@ -137,6 +138,7 @@ def lines(path: str, plan: Mapping[str, Any]) -> Iterator[str]:
     yield from _rows(plan["golden_info"])
     for number, each in enumerate(plan["golden"], 1):
         frame, score_map = _by(each["frame"]), f"map {_by(each['map'])}"
+        frame += f" {each['pixel_format']}"
         top = f"score {each['score']:.6g}, maximum {each['map_max']:.6g}"
         yield f"  {number}: frame {frame}, {score_map}, {top}"
     yield from _section("parity (differences as fractions of the reference's maximum)")

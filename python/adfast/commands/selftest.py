@@ -41,6 +41,14 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, cpu_only: bool = Fa
         help="worker threads; 0 (default) lets the engine choose",
     )
     group.add_argument(
+        "--frames-at-once",
+        type=int,
+        default=0,
+        metavar="N",
+        help="frames of a batch or stream in work at once on the CPU, each with its share of the "
+        "threads; 0 (default): one for each branch of the network",
+    )
+    group.add_argument(
         "--precision",
         choices=("auto", "f32", "bf16", "int8") if cpu_only else PRECISIONS,
         default="auto",
@@ -64,6 +72,7 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": args.device,
         "threads": args.threads,
+        "frames_at_once": args.frames_at_once,
         "precision": None if args.precision == "auto" else args.precision,
         "tactics": args.tactics,
         "public_key": args.public_key,

@@ -21,6 +21,14 @@ from adfast.errors import CompileError
 from adfast.plan_file import aligned, json_text, table, text, write_sections
 
 FLOAT32, INT32 = 0, 1
+#: What golden frames may be in: PFNC's code, the dtype as stored, and the number of dimensions.
+PIXEL_FORMATS = {
+    "Mono8": (0x01080001, "u1", 2),
+    "Mono10": (0x01100003, "<u2", 2),
+    "Mono12": (0x01100005, "<u2", 2),
+    "Mono16": (0x01100007, "<u2", 2),
+    "RGB8": (0x02180014, "u1", 3),
+}
 ACTIVATION, CONSTANT = 0, 1
 
 
@@ -28,12 +36,14 @@ ACTIVATION, CONSTANT = 0, 1
 class GoldenFrame:
     """A frame and what the reference makes of it.
 
-    frame: uint8 [h,w,1] or [h,w,3]. score: raw. map: float32 [mh,mw] at the network's resolution.
+    frame: [h,w] or [h,w,3], uint8, or uint16 for a deep format. score: raw. map: float32 [mh,mw] at
+    the network's resolution. pixel_format: a name of `PIXEL_FORMATS`; empty: Mono8 or RGB8.
     """
 
     frame: np.ndarray
     score: float
     map: np.ndarray
+    pixel_format: str = ""
 
 
 @dataclass
@@ -204,14 +214,22 @@ def _golden(golden: Golden) -> bytes:
     out += struct.pack("<I", len(golden.frames))
     for each in golden.frames:
         frame, score_map = np.asarray(each.frame), np.asarray(each.map, dtype="<f4")
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] not in (1, 3):
+        name = each.pixel_format or ("RGB8" if frame.ndim == 3 else "Mono8")
+        if name not in PIXEL_FORMATS:
             raise CompileError(
-                f"golden frame is {frame.dtype} {frame.shape}, expected uint8 [h,w,1] or [h,w,3]"
+                f"golden frame in {name!r}, expected one of {', '.join(PIXEL_FORMATS)}"
+            )
+        code, dtype, rank = PIXEL_FORMATS[name]
+        shaped = frame.ndim == rank and frame.shape[2:] in ((), (3,))
+        if frame.dtype != np.dtype(dtype) or not shaped:
+            raise CompileError(
+                f"golden frame is {frame.dtype} {frame.shape}, expected {np.dtype(dtype)} "
+                f"{'[h,w,3]' if rank == 3 else '[h,w]'} of {name}"
             )
         if score_map.ndim != 2 or score_map.size == 0:
             raise CompileError(f"golden map has shape {score_map.shape}, expected [mh,mw]")
         if not (np.isfinite(score_map).all() and np.isfinite(each.score)):
             raise CompileError("golden score or map is not finite")
-        out += struct.pack("<III", *frame.shape) + frame.tobytes()
+        out += struct.pack("<III", *frame.shape[:2], code) + frame.astype(dtype).tobytes()
         out += struct.pack("<fII", each.score, *score_map.shape) + score_map.tobytes()
     return bytes(out)
