@@ -132,11 +132,14 @@ class Race:
             raise SystemExit("nobody is left to run")
 
     def builders(self) -> dict[str, list]:
+        several = self.batch > 1
         engines = {
-            f"adfast {p}": [lambda p=p: peers.Engine(self.plan, p, THREADS, self.scene)]
+            f"adfast {p}": [
+                lambda p=p, n=n: peers.Engine(self.plan, p, THREADS, self.scene, n)
+                for n in ((0, THREADS) if several else (0,))
+            ]
             for p in ("f32", "bf16", "int8")
         }
-        several = self.batch > 1
         size = self.model.config.crop
 
         def openvino(precision: str, streams: bool, rest: str = "") -> peers.Network:

@@ -77,10 +77,18 @@ class Engine:
 
     network = None
 
-    def __init__(self, plan: Path, precision: str, threads: int, scene: Scene):
+    def __init__(
+        self, plan: Path, precision: str, threads: int, scene: Scene, frames_at_once: int = 0
+    ):
         import adfast
 
-        self.loaded = adfast.load(plan, precision=precision, threads=threads)
+        self.loaded = adfast.load(
+            plan,
+            device="cpu",
+            precision=precision,
+            threads=threads,
+            frames_at_once=frames_at_once,
+        )
         self.frames = scene.frames
 
     def results(self) -> list:
