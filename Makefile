@@ -6,11 +6,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.adfast-installed
 SOURCES := $(shell find csrc kernels cmake CMakeLists.txt pyproject.toml constraints.txt -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: demo test test-cpp sanitize soak fuzz bench gpu-check lint format clean help
+.PHONY: demo test test-cpp sanitize sanitize-tsan sanitize-asan soak fuzz bench gpu-check lint format clean help
 help:
 	@echo "make demo      train a small GTrans on generated images, build a plan, look at its maps"
 	@echo "make test      all tests"
-	@echo "make sanitize  the engine's threads under ThreadSanitizer"
+	@echo "make sanitize  the engine under ThreadSanitizer, and under AddressSanitizer with what fuzzers start from"
 	@echo "make soak      threads, cameras and faults for SOAK_MINUTES (30): nothing lost, no leak"
 	@echo "make fuzz      plans and frames under libFuzzer, FUZZ_SECONDS=600 each; needs clang"
 	@echo "make bench     the engine against its peers, answers checked first; takes long"
@@ -42,9 +42,11 @@ $(VENV)/tensorrt%: $(VENV)/bin/python
 	$(PIP) install --quiet --no-deps --target $@ 'tensorrt-cu13-bindings==$*.*' \
 	  'tensorrt-lean-cu13-libs==$*.*' || mkdir -p $@
 
+# Each takes up to 2 GB.
+TEST_PROCESSES ?= 2
 # Without cards: what they compute is `make gpu-check`'s.
 test: $(STAMP) test-cpp $(VENV)/tensorrt10 $(VENV)/tensorrt11
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 	@echo "All tests passed. Next: make demo, or README.md for your own images."
 
 test-cpp: $(STAMP)
@@ -53,11 +55,18 @@ test-cpp: $(STAMP)
 	$(BIN)/cmake --build build/tests
 	$(BIN)/ctest --test-dir build/tests --output-on-failure
 
-# The engine under ThreadSanitizer, from several threads; CONTRIBUTING.md has the others.
-sanitize: $(STAMP)
-	PATH="$(abspath $(BIN)):$$PATH"; cmake --preset tsan -DPython_EXECUTABLE=$(abspath $(BIN)/python) && \
-	  cmake --build --preset tsan --target engine_test schedule_test stream_test && \
-	  ctest --preset tsan -R 'plans|engine|schedule|stream'
+# The engine from several threads under ThreadSanitizer, then, with broken plans and frames, under
+# AddressSanitizer and UndefinedBehaviorSanitizer: with one set of kernels, as instrumented ones take
+# long to compile. `python bench/sanitizers.py` runs all of the tests with all sets.
+sanitize: sanitize-tsan sanitize-asan
+sanitize-tsan: SANITIZED := engine_test schedule_test stream_test
+sanitize-asan: SANITIZED := engine_test schedule_test stream_test fuzz_plan fuzz_frame
+sanitize-tsan sanitize-asan: sanitize-%: $(STAMP)
+	PATH="$(abspath $(BIN)):$$PATH"; cmake --preset $* -B build/$*-short -DADFAST_CPU_SETS=avx2 \
+	    -DPython_EXECUTABLE=$(abspath $(BIN)/python) && \
+	  cmake --build build/$*-short --target $(SANITIZED) && \
+	  ctest --test-dir build/$*-short --output-on-failure \
+	    -R '^(plans|engine.*|schedule|stream$(if $(findstring fuzz,$(SANITIZED)),|fuzz_.*))$$'
 
 # Hostile plans and frames; what a fuzzer finds it leaves in build/fuzz/found. The seeds and all
 # earlier findings are tests of their own (tests/fuzz), which need no clang.

@@ -11,20 +11,22 @@
 
 namespace adfast::kernels {
 
-namespace scalar {
-extern const Table kTable;
-}
-namespace avx2 {
-extern const Table kTable;
-}
-namespace avx512 {
-extern const Table kTable;
-}
-namespace avx512_bf16 {
-extern const Table kTable;
-}
-namespace avx512_amx {
-extern const Table kTable;
+// Those that the build has are ADFAST_CPU_SETS: an ADFAST_SET(...) for each.
+#define ADFAST_SET(set)      \
+  namespace set {            \
+  extern const Table kTable; \
+  }
+ADFAST_SET(scalar)
+ADFAST_CPU_SETS
+#undef ADFAST_SET
+
+static const Table* table_of(Isa isa) {
+#define ADFAST_SET(set) \
+  if (isa == Isa::set) return &set::kTable;
+  ADFAST_SET(scalar)
+  ADFAST_CPU_SETS
+#undef ADFAST_SET
+  return nullptr;
 }
 
 // AMX's tiles are 8 KB of state, which Linux keeps for a process only once it has asked. What is
@@ -65,27 +67,12 @@ static bool runs(Isa isa) {
 Isa best_isa() {
   Isa best = Isa::scalar;
   for (Isa isa : kIsas) {
-    if (runs(isa)) best = isa;
+    if (select(isa) != nullptr) best = isa;
   }
   return best;
 }
 
-const Table* select(Isa isa) {
-  if (!runs(isa)) return nullptr;
-  switch (isa) {
-    case Isa::scalar:
-      return &scalar::kTable;
-    case Isa::avx2:
-      return &avx2::kTable;
-    case Isa::avx512:
-      return &avx512::kTable;
-    case Isa::avx512_bf16:
-      return &avx512_bf16::kTable;
-    case Isa::avx512_amx:
-      return &avx512_amx::kTable;
-  }
-  return nullptr;
-}
+const Table* select(Isa isa) { return runs(isa) ? table_of(isa) : nullptr; }
 
 size_t frame_scratch(int32_t src_width) {
   // Rows of the vertical pass, and one copied row of bytes.
