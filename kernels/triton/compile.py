@@ -1,6 +1,7 @@
 """Compiles every variant ahead of time to PTX, which CUDA's ptxas turns into the engine's cubins.
 
     python kernels/triton/compile.py                      # write ptx.tar.xz and manifest.json anew
+    python kernels/triton/compile.py --only conv2d        # only these, and what is new
     python kernels/triton/compile.py --check              # does Triton still yield exactly these?
     python kernels/triton/compile.py --check --targets 80,90
     python kernels/triton/compile.py --list               # names of the variants
@@ -36,7 +37,6 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -194,16 +194,6 @@ def compile_variant(variant: Any, target: int) -> tuple[dict[str, Any], bytes]:
     return entry, ptx
 
 
-def compile_all(
-    targets: list[int], only: str = ""
-) -> Iterator[tuple[Any, int, dict[str, Any], bytes]]:
-    """Compile the variants whose names contain `only`, one after the other."""
-    for variant in variants():
-        if only in variant.name:
-            for target in targets:
-                yield variant, target, *compile_variant(variant, target)
-
-
 def describe(variant: Any) -> dict[str, Any]:
     """Return what the manifest says of a variant but for its targets."""
     described = {
@@ -255,26 +245,58 @@ def write(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def build() -> str:
-    """Compile everything and write both files; returns a line that says what was written."""
+def without_targets(described: dict[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says of a variant as `describe` does."""
+    return {key: value for key, value in described.items() if key != "targets"}
+
+
+def build(only: str = "") -> str:
+    """Compile and write both files; returns a line that says what was written.
+
+    With `only`, variants whose names do not contain it stay as they are kept, where they are kept
+    and the manifest describes them as the sources do.
+    """
     import triton
 
-    found: dict[str, dict[str, Any]] = {}
+    kept: dict[str, dict[str, Any]] = {}
+    if only:
+        old, old_files = json.loads(MANIFEST.read_text()), unpack()
+        if (old["triton"], old["ptx_version"]) != (triton.__version__, PTX_VERSION):
+            raise ValueError(
+                f"[compile] what is kept was made with Triton {old['triton']}, this is "
+                f"{triton.__version__}: compile all, without --only"
+            )
+        kept = {variant["name"]: variant for variant in old["variants"]}
+    found: list[dict[str, Any]] = []
     files: dict[str, bytes] = {}
-    for variant, target, entry, ptx in compile_all(list(SHARED)):
-        described = found.setdefault(variant.name, describe(variant) | {"targets": {}})
-        described["targets"][str(target)] = entry
-        files[entry["file"]] = ptx
+    compiled = 0
+    for variant in variants():
+        described = describe(variant)
+        before = kept.get(variant.name, {})
+        if only not in variant.name and without_targets(before) == described:
+            found.append(before)
+            files |= {e["file"]: old_files[e["file"]] for e in before["targets"].values()}
+            continue
+        described["targets"] = {}
+        for target in SHARED:
+            entry, ptx = compile_variant(variant, target)
+            described["targets"][str(target)] = entry
+            files[entry["file"]] = ptx
+        found.append(described)
+        compiled += 1
     manifest = {
         "triton": triton.__version__,
         "ptx_version": PTX_VERSION,
         "archive": ARCHIVE.name,
-        "variants": list(found.values()),
+        "variants": found,
     }
     packed = pack(files)
     write(ARCHIVE, packed)
     write(MANIFEST, (lines(manifest) + "\n").encode())
-    return f"{len(found)} variants, {len(files)} files of PTX, {len(packed) / 1e3:.0f} kB packed"
+    return (
+        f"{compiled} of {len(found)} variants compiled, {len(files)} files of PTX, "
+        f"{len(packed) / 1e3:.0f} kB packed"
+    )
 
 
 def differences(targets: list[int], only: str = "") -> list[str]:
@@ -294,18 +316,19 @@ def differences(targets: list[int], only: str = "") -> list[str]:
         found.append(f"archive and manifest disagree about {sorted(listed ^ set(files))}")
     for variant in variants():
         described = kept.get(variant.name, {})
-        if {k: v for k, v in described.items() if k != "targets"} != describe(variant):
+        if without_targets(described) != describe(variant):
             found.append(f"{variant.name}: the manifest describes it otherwise")
         for target, entry in described.get("targets", {}).items():
             content = files.get(entry["file"], b"")
             if hashlib.sha256(content).hexdigest() != entry["sha256"]:
                 found.append(f"{variant.name} for {target}: the archive's hash is another")
-    for variant, target, entry, ptx in compile_all(targets, only):
-        described = kept.get(variant.name, {}).get("targets", {}).get(str(target), {})
-        if described != entry:
-            found.append(f"{variant.name} for {target}: the manifest's entry is another")
-        if files.get(described.get("file")) != ptx:
-            found.append(f"{variant.name} for {target}: the PTX is another")
+        for target in targets if only in variant.name else ():
+            entry, ptx = compile_variant(variant, target)
+            told = described.get("targets", {}).get(str(target), {})
+            if told != entry:
+                found.append(f"{variant.name} for {target}: the manifest's entry is another")
+            if files.get(told.get("file")) != ptx:
+                found.append(f"{variant.name} for {target}: the PTX is another")
     return found
 
 
@@ -323,7 +346,13 @@ def main(argv: list[str] | None = None) -> int:
         help="compute capabilities to compile again with --check (default: %(default)s); of the "
         "others only the kept hashes are checked",
     )
-    parser.add_argument("--only", default="", help="with --check, variants whose names contain it")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="compile variants whose names contain it, and those that are new or described "
+        "otherwise; the others stay as they are kept",
+    )
     options = parser.parse_args(argv)
     targets = [int(target) for target in options.targets.split(",")]
     if unknown := set(targets) - set(SHARED):
@@ -340,7 +369,7 @@ def main(argv: list[str] | None = None) -> int:
             print("\n".join(found) or "Triton yields exactly what is kept.")
             return 1 if found else 0
         else:
-            print(build())
+            print(build(options.only))
     return 0
 
 
