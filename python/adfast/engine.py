@@ -383,7 +383,13 @@ def _as_array(image: Any, pixel_format: str = "") -> Any:
     if hasattr(image, "__array_interface__") or hasattr(image, "__array__"):
         return np.asarray(image)
     if hasattr(image, "__dlpack__"):
-        return np.from_dlpack(image)
+        try:
+            return np.from_dlpack(image)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise FrameError(
+                f"[predict] this {type(image).__name__} does not hand its memory to the CPU by "
+                f"DLPack: {error}"
+            ) from error
     try:
         return np.asarray(memoryview(image))
     except TypeError:

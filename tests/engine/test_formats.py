@@ -127,3 +127,49 @@ def test_what_does_not_fit_the_format_is_refused(engine):
         with pytest.raises(error, match=message):
             engine.predict(image, pixel_format=pixel_format)
     assert set(adfast.PIXEL_FORMATS) >= {"Mono8", "Mono12", "BayerRG8", "BGR8"}
+
+
+class OnlyDlpack:
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+class OnCard(OnlyDlpack):
+    def __dlpack_device__(self):
+        return 2, 0  # kDLCUDA
+
+
+class OnlyInterface:
+    def __init__(self, array: np.ndarray):
+        self.array = array
+        self.__array_interface__ = array.__array_interface__
+
+
+def test_every_protocol_of_arrays_is_taken(engine):
+    frame = RANDOM.integers(0, 256, (31, 42, 3), dtype=np.uint8)
+    expected = engine.predict(frame).map
+    fixed = frame.copy()
+    fixed.setflags(write=False)
+    strided = np.repeat(frame, 2, axis=1)[:, ::2]
+    for given in (
+        OnlyDlpack(frame),
+        OnlyDlpack(strided),
+        OnlyInterface(frame),
+        OnlyInterface(strided),
+        OnlyInterface(fixed),
+        memoryview(fixed),
+        fixed,
+    ):
+        assert np.array_equal(engine.predict(given).map, expected)
+    deep = RANDOM.integers(0, 4096, (31, 42), dtype=np.uint16)
+    expected = engine.predict(deep, pixel_format="Mono12").map
+    for given in (OnlyDlpack(deep), OnlyInterface(deep), memoryview(deep)):
+        assert np.array_equal(engine.predict(given, pixel_format="Mono12").map, expected)
+    with pytest.raises(adfast.FrameError, match="OnCard does not hand its memory to the CPU"):
+        engine.predict(OnCard(frame))
