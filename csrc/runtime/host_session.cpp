@@ -73,7 +73,8 @@ HostSession::HostSession(const Graph& graph, const FrameGeometry& geometry,
   if (parallelism(expected_needs(graph)) < worthwhile_parallelism) lanes_ = 1;
   frames_ = frames == 0 ? lanes_ : checked_frames(frames, all);
   threads_per_lane_ = all / std::max(lanes_, frames_);
-  workers_ = std::make_unique<Workers>(std::max(lanes_, frames_));
+  // Where lanes and frames need but one, another writes a half of large maps.
+  workers_ = std::make_unique<Workers>(std::min(all, std::max(max_lanes, frames_)));
   program_ = build(graph);
   malloc_trim(0);  // what packing took and gave back goes to the system
   detector_ = detector_outputs(*program_);
@@ -101,7 +102,7 @@ SessionInfo HostSession::info() const {
   info.device = backend_->name();
   info.precision = backend_->precision();
   info.isa = backend_->isa();
-  info.threads = lanes_ * threads_per_lane_;
+  info.threads = std::max(lanes_, frames_) * threads_per_lane_;
   info.lanes = lanes_;
   info.frames_at_once = frames_;
   info.frame_memory = context_->arena_bytes();

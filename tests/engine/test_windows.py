@@ -96,7 +96,7 @@ def test_every_instruction_set_computes_the_reference(plan, expected, isa):
 
 def test_a_chain_s_frames_side_by_side_give_the_same_bits(plan):
     engine = adfast.load(plan, threads=2, frames_at_once=2, precision="f32")
-    assert (engine.info["lanes"], engine.info["frames_at_once"]) == (1, 2)
+    assert [engine.info[key] for key in ("threads", "lanes", "frames_at_once")] == [2, 1, 2]
     expected = adfast.load(plan, threads=2, precision="f32").predict(FRAME).map
     with engine.stream(capacity=5) as stream:
         for number in range(5):
