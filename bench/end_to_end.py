@@ -32,6 +32,10 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+# The engine shares PyTorch's OpenMP, and whoever is imported first says how long its threads wait:
+# in a race PyTorch, as its users have it; beside a busy core the engine, as a line has it.
+if "--busy" in sys.argv:
+    import adfast  # noqa: I001
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))

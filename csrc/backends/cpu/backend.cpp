@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "backends/cpu/onednn.h"
+#include "backends/cpu/quantise.h"
 #include "backends/cpu/winograd.h"
 
 namespace adfast {
@@ -207,7 +208,7 @@ std::unique_ptr<HostBackend> make_cpu_backend(const CpuOptions& options) {
   if (precision == "bf16") {
     if (!options.may_widen || cpu::bf16_rate() >= 1) cpu::compute_in_bf16(&device);
   } else if (precision == "int8") {
-    device.int8 = true;
+    device.int8 = !options.may_widen || cpu::int8_rate() >= 1;
     if (cpu::bf16_rate() > 1) cpu::compute_in_bf16(&device);  // what is left in floats
   } else if (precision != "f32") {
     throw Error(ErrorKind::argument,

@@ -2,8 +2,8 @@
 
 #include <unistd.h>
 
-#include "backends/cpu/onednn.h"
 #include "backends/cpu/own.h"
+#include "backends/cpu/quantise.h"
 
 namespace adfast::cpu {
 namespace {
@@ -48,13 +48,6 @@ double direct_seconds(const nodes::Convolution& c, double rate, size_t size) {
   const auto weights = static_cast<double>(element_count(c.weight->shape));
   return c.flops / (0.9 * flops_per_second * rate) +
          weights * static_cast<double>(size) / bytes_per_second;
-}
-
-// Products in int8 for every one in f32. Without VNNI one instruction becomes three, two of which
-// Zen and Zen 2 issue half as often as products of floats.
-double int8_rate() {
-  if (onednn_has_vnni()) return 3.5;  // as measured in the networks, not at its best
-  return __builtin_cpu_is("znver1") || __builtin_cpu_is("znver2") ? 1 : 1.3;
 }
 
 double winograd_seconds(const nodes::Convolution& c, const Tiling& tiling, const Device& device) {
