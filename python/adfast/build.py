@@ -315,12 +315,13 @@ def _compare(
     """Make the parity report and choose the precision to build for."""
     exact = _load(plan, "f32")
     info = exact.info
+    trial = _trial(made, plan.parent, exact, frames, expected, track)
     pixel_format = made.good.pixel_format
     report: dict[str, Any] = {
         "reference": made.reference,
         "images": len(frames),
         "generated": not made.good.images,
-        "engine_f32": parity.difference(expected, _answers(exact, frames, pixel_format)),
+        "engine_f32": trial.error(exact),
         "machine": f"{machine()['processor']}, {info['isa']}, {info['threads']} threads",
     }
     if made.reference == "pytorch":
@@ -341,7 +342,7 @@ def _compare(
         )
     if error > WARN_ABOVE:
         say(f"warning: f32 parity is {error:.2e}, {WARN_ABOVE:g} or less is usual")
-    choice = choose(_trial(made, plan.parent, exact, frames, expected, track), precision)
+    choice = choose(trial, precision)
     report |= choice.report
     report["precision"] = {"chosen": choice.precision, "reason": choice.reason}
     say(f"precision {choice.precision}: {choice.reason}")
@@ -388,11 +389,6 @@ def _spread(count: int, wanted: int) -> list[int]:
     if count == 0:
         return []
     return [int(i) for i in np.unique(np.linspace(0, count - 1, wanted).round().astype(int))]
-
-
-def _answers(engine: Any, frames: list[np.ndarray], pixel_format: str) -> list[parity.Answer]:
-    results = [engine.predict(frame, pixel_format=pixel_format) for frame in frames]
-    return [(result.score, result.network_map) for result in results]
 
 
 def _golden(

@@ -1,8 +1,9 @@
-"""Full disks, killed processes, files that vanish, memory that is not there."""
+"""Full disks, killed processes, files that vanish, memory that is not there, clocks that jump."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,8 +31,8 @@ def start(script: str, *words, **options) -> subprocess.Popen:
     )
 
 
-def run(script: str, *words) -> str:
-    process = start(script, *words)
+def run(script: str, *words, **options) -> str:
+    process = start(script, *words, **options)
     out, error = process.communicate(timeout=120)
     assert process.returncode == 0, f"exit code {process.returncode}\n{out}\n{error}"
     return out
@@ -250,3 +251,71 @@ def test_too_little_memory_for_the_file_is_an_error(tmp_path):
         tmp_path / "large.plan",
     )
     assert out == "MemoryError\n1\n"
+
+
+JUMPS = """
+#include <stddef.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+/* The wall clock alone: at every second look it is an hour ahead. */
+static long jump(void) {
+  static unsigned looks;
+  return __atomic_fetch_add(&looks, 1, __ATOMIC_RELAXED) % 2 ? 3600 : 0;
+}
+int clock_gettime(clockid_t clock, struct timespec* now) {
+  int failed = (int)syscall(SYS_clock_gettime, clock, now);
+  if (!failed && clock == CLOCK_REALTIME) now->tv_sec += jump();
+  return failed;
+}
+int gettimeofday(struct timeval* now, void* zone) {
+  struct timespec found;
+  (void)zone;
+  clock_gettime(CLOCK_REALTIME, &found);
+  now->tv_sec = found.tv_sec;
+  now->tv_usec = found.tv_nsec / 1000;
+  return 0;
+}
+time_t time(time_t* now) {
+  struct timespec found;
+  clock_gettime(CLOCK_REALTIME, &found);
+  if (now) *now = found.tv_sec;
+  return found.tv_sec;
+}
+"""
+
+
+def test_a_clock_that_jumps_neither_expires_frames_nor_stops_anyone(tiny_plan, tmp_path):
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler to make a jumping clock of")
+    source, library = tmp_path / "jumps.c", tmp_path / "jumps.so"
+    source.write_text(JUMPS)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    out = run(
+        """
+        import time, numpy, adfast
+        looks = [time.time() for _ in range(4)]
+        assert max(looks) - min(looks) > 3000, looks  # it does jump
+        engine = adfast.load(sys.argv[1], device="cpu")
+        frame = numpy.zeros((30, 40), numpy.uint8)
+        begin = time.monotonic()
+        with engine.stream(capacity=4, deadline_ms=20_000) as stream:
+            for number in range(12):
+                stream.submit(frame, id=number)
+                got = stream.poll(timeout=30)
+                assert got.id == number and 0 <= got.queue_ms <= got.total_ms < 20_000, got
+            assert stream.poll(timeout=0.05) is None
+            counters = stream.counters
+        assert counters["completed"] == 12 and counters["expired"] == 0, counters
+        assert 0 < engine.predict(frame).timings["total"] < 20_000
+        assert engine.counters["latency_ms"]["max"] < 20_000
+        assert time.monotonic() - begin < 60
+        print("steady")
+        """,
+        tiny_plan,
+        env={**os.environ, "LD_PRELOAD": str(library)},
+    )
+    assert out == "steady\n"
