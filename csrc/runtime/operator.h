@@ -92,7 +92,7 @@ class HostBackend : public Backend {
 
 struct CpuOptions {
   std::string precision;   // "f32", "bf16" or "int8"
-  bool may_widen = false;  // f32 will do where this would be slower
+  bool may_widen = false;  // f32 will do where bf16 would be slower
   std::string isa = {};  // "scalar", "avx2", "avx512", "avx512_bf16", "avx512_amx"; empty: the best
   Tactics tactics = {};  // empty: the backend's own estimates
 };

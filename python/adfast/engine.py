@@ -292,7 +292,7 @@ def load(
             are the same.
         precision: "f32", "bf16", "f16" (on a card), or "int8" (on the CPU, or of a TensorRT
             engine) for plans that are quantised; None takes the plan's own, or f32 where the
-            processor computes that no faster, and bf16 for a quantised plan on a card. A TensorRT
+            processor computes bf16 no faster, and bf16 for a quantised plan on a card. A TensorRT
             engine has one precision and takes no other.
         tactics: a file that `adfast tune` wrote for this plan on this machine: which implementation
             each step uses. None: the engine's own estimates, which depend on the processor alone.

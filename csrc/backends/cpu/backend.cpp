@@ -54,7 +54,7 @@ class CpuBackend final : public HostBackend {
     const auto levels = device_.int8 && input == 0 ? request.node.input_levels() : std::nullopt;
     if (levels) {
       check_operands(op, request);  // make() does so too late: shapes are read here
-      if (!winograd_beats_int8(request, device_)) return Storage{DType::u8, *levels};
+      if (!floats_beat_int8(request)) return Storage{DType::u8, *levels};
     }
     return adfast::operand_storage(op, types(), input, request.inputs[input]->shape);
   }
@@ -117,6 +117,14 @@ class CpuBackend final : public HostBackend {
 
  private:
   NarrowTypes types() const { return {device_.features, device_.products}; }
+
+  // Where the processor is expected to compute a quantised step faster in floats.
+  bool floats_beat_int8(const OperatorRequest& request) const {
+    if (request.node.op == "linear") {
+      return int8_rates().linears < 1 && device_.tactic(request.node) != "direct";
+    }
+    return winograd_beats_int8(request, device_);
+  }
 
   Device device_;
 };
@@ -208,7 +216,7 @@ std::unique_ptr<HostBackend> make_cpu_backend(const CpuOptions& options) {
   if (precision == "bf16") {
     if (!options.may_widen || cpu::bf16_rate() >= 1) cpu::compute_in_bf16(&device);
   } else if (precision == "int8") {
-    device.int8 = !options.may_widen || cpu::int8_rate() >= 1;
+    device.int8 = true;
     if (cpu::bf16_rate() > 1) cpu::compute_in_bf16(&device);  // what is left in floats
   } else if (precision != "f32") {
     throw Error(ErrorKind::argument,

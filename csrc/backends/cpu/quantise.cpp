@@ -16,10 +16,11 @@ float largest_weight() { return onednn_has_vnni() ? 127.0f : 64.0f; }
 }  // namespace
 
 // Without VNNI one instruction becomes three, two of which Zen and Zen 2 issue half as often as
-// products of floats; oneDNN's linears are slower still there.
-double int8_rate() {
-  if (onednn_has_vnni()) return 3.5;
-  return __builtin_cpu_is("znver1") || __builtin_cpu_is("znver2") ? 0.8 : 1.3;
+// products of floats.
+Int8Rates int8_rates() {
+  if (onednn_has_vnni()) return {3.5, 3.5};
+  if (__builtin_cpu_is("znver1") || __builtin_cpu_is("znver2")) return {1, 0.6};
+  return {1.3, 1.3};
 }
 
 QuantisedWeight quantised_weight(const OperatorRequest& request) {

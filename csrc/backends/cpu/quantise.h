@@ -15,6 +15,9 @@ struct QuantisedWeight {
 QuantisedWeight quantised_weight(const OperatorRequest& request);
 
 // Products in int8 for every one in f32, as measured in the networks, not at their best.
-double int8_rate();
+struct Int8Rates {
+  double convolutions, linears;
+};
+Int8Rates int8_rates();
 
 }  // namespace adfast::cpu

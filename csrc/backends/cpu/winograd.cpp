@@ -242,7 +242,7 @@ bool winograd_beats_int8(const OperatorRequest& request, const Device& device) {
   const std::string tactic = device.tactic(request.node);
   if (!has_kernel(convolution) || tactic == "direct") return false;
   const bool scalar = device.kernels->isa == kernels::Isa::scalar;
-  const double direct = direct_seconds(convolution, int8_rate(), 1);
+  const double direct = direct_seconds(convolution, int8_rates().convolutions, 1);
   return best_tiling(convolution, device, tactic, scalar ? 0 : direct).has_value();
 }
 

@@ -3,7 +3,7 @@
 A value is an activation (an input or a node's output) or a constant that carries its array. All
 shapes are static and logical, as in ONNX; all elements are float32, but for constant indices, which
 are int32. Nodes are kept in an order in which they can run. What an op takes, and the shapes it
-gives, is written once, in `ops.py`.
+gives, is written once, in `ops`.
 """
 
 from __future__ import annotations
