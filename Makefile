@@ -53,7 +53,7 @@ test-cpp: $(STAMP)
 	$(BIN)/cmake -S . -B build/tests -G Ninja -DADFAST_BUILD_TESTS=ON -DADFAST_CUDA=off \
 	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
 	$(BIN)/cmake --build build/tests
-	$(BIN)/ctest --test-dir build/tests --output-on-failure
+	$(BIN)/ctest --test-dir build/tests --output-on-failure -j 2
 
 # The engine from several threads under ThreadSanitizer, then, with broken plans and frames, under
 # AddressSanitizer and UndefinedBehaviorSanitizer: with one set of kernels, as instrumented ones take

@@ -132,19 +132,19 @@ void HostSession::predict_batch(std::span<Job> jobs) {
     batch_contexts_.push_back(std::make_unique<Context>(*program_, *backend_, 1, geometry_));
   }
   std::atomic<size_t> next = 0;
-  std::vector<std::exception_ptr> failures(static_cast<size_t>(frames_));
+  failures_.assign(static_cast<size_t>(frames_), nullptr);
   const auto task = [&](int worker) {
     for (size_t i = next++; i < jobs.size(); i = next++) {
       try {
         run(*batch_contexts_[worker], jobs[i], nullptr);
       } catch (...) {
-        failures[worker] = std::current_exception();
+        failures_[worker] = std::current_exception();
         return;
       }
     }
   };
   workers_->run(frames_, std::ref(task));
-  for (const auto& failure : failures) {
+  for (const auto& failure : failures_) {
     if (failure) std::rethrow_exception(failure);
   }
 }

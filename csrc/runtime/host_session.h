@@ -1,5 +1,6 @@
 // Runs a plan on this processor: lanes of steps, a frame on all of them or frames side by side.
 #pragma once
+#include <exception>
 #include <memory>
 #include <vector>
 
@@ -39,6 +40,7 @@ class HostSession final : public Session {
   std::unique_ptr<Workers> workers_;
   std::unique_ptr<Context> context_;                      // all lanes on one frame
   std::vector<std::unique_ptr<Context>> batch_contexts_;  // one lane each, made when first needed
+  std::vector<std::exception_ptr> failures_;              // of the last batch's workers
 };
 
 // The threads this process may run at once.
