@@ -132,6 +132,8 @@ def test_values_between_int8_steps_are_stored_in_eight_bits(rows, isa, tmp_path)
     assert 1e-4 < error < 0.05
     exact = _core.run_graph(str(tmp_path / "a.plan"), {"x": image}, precision="f32", isa=isa)["y"]
     assert np.abs(exact - want).max() <= 1e-5 * np.abs(want).max()
+    chosen = _core.run_graph(str(tmp_path / "a.plan"), {"x": image}, precision="int8", isa=isa)["y"]
+    assert np.array_equal(chosen, exact if ZEN else got)
 
 
 def test_a_weight_that_is_not_finite_is_refused(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import adfast
 from adfast import _core, cli
 from adfast.compiler import ops
-from adfast.compiler.writer import PIXEL_FORMATS, Golden, GoldenFrame, plan_fields, write_plan
+from adfast.compiler.writer import GOLDEN_FORMATS, Golden, GoldenFrame, plan_fields, write_plan
 from adfast.errors import CompileError
 from adfast.plan_file import FLOAT, head, json_text, pieces, read_sections, table, text
 
@@ -84,7 +84,7 @@ def floats(key: str, number: float, *, many: bool = False) -> bytes:
     return struct.pack("<I", 1) + text(key) + struct.pack("<Bd", FLOAT, number)
 
 
-MONO8, MONO12, RGB8 = (PIXEL_FORMATS[name][0] for name in ("Mono8", "Mono12", "RGB8"))
+MONO8, MONO12, RGB8 = (GOLDEN_FORMATS[name][0] for name in ("Mono8", "Mono12", "RGB8"))
 
 
 def golden(pixel_format=MONO8, score=1.0, map_height=1, map_width=1, value=1.0):

@@ -41,14 +41,6 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, cpu_only: bool = Fa
         help="worker threads; 0 (default) lets the engine choose",
     )
     group.add_argument(
-        "--frames-at-once",
-        type=int,
-        default=0,
-        metavar="N",
-        help="frames of a batch or stream in work at once on the CPU, each with its share of the "
-        "threads; 0 (default): one for each branch of the network",
-    )
-    group.add_argument(
         "--precision",
         choices=("auto", "f32", "bf16", "int8") if cpu_only else PRECISIONS,
         default="auto",
@@ -56,6 +48,14 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, cpu_only: bool = Fa
         "CPU or by TensorRT; f16 is for cards",
     )
     if not cpu_only:
+        group.add_argument(
+            "--frames-at-once",
+            type=int,
+            default=0,
+            metavar="N",
+            help="frames of a batch or stream in work at once on the CPU, each with its share of "
+            "the threads; 0 (default): one for each branch of the network",
+        )
         group.add_argument(
             "--tactics", type=Path, metavar="FILE", help="a file of adfast tune for this machine"
         )

@@ -22,7 +22,7 @@ from adfast.plan_file import aligned, json_text, table, text, write_sections
 
 FLOAT32, INT32 = 0, 1
 #: What golden frames may be in: PFNC's code, the dtype as stored, and the number of dimensions.
-PIXEL_FORMATS = {
+GOLDEN_FORMATS = {
     "Mono8": (0x01080001, "u1", 2),
     "Mono10": (0x01100003, "<u2", 2),
     "Mono12": (0x01100005, "<u2", 2),
@@ -37,7 +37,7 @@ class GoldenFrame:
     """A frame and what the reference makes of it.
 
     frame: [h,w] or [h,w,3], uint8, or uint16 for a deep format. score: raw. map: float32 [mh,mw] at
-    the network's resolution. pixel_format: a name of `PIXEL_FORMATS`; empty: Mono8 or RGB8.
+    the network's resolution. pixel_format: a name of `GOLDEN_FORMATS`; empty: Mono8 or RGB8.
     """
 
     frame: np.ndarray
@@ -215,11 +215,11 @@ def _golden(golden: Golden) -> bytes:
     for each in golden.frames:
         frame, score_map = np.asarray(each.frame), np.asarray(each.map, dtype="<f4")
         name = each.pixel_format or ("RGB8" if frame.ndim == 3 else "Mono8")
-        if name not in PIXEL_FORMATS:
+        if name not in GOLDEN_FORMATS:
             raise CompileError(
-                f"golden frame in {name!r}, expected one of {', '.join(PIXEL_FORMATS)}"
+                f"golden frame in {name!r}, expected one of {', '.join(GOLDEN_FORMATS)}"
             )
-        code, dtype, rank = PIXEL_FORMATS[name]
+        code, dtype, rank = GOLDEN_FORMATS[name]
         shaped = frame.ndim == rank and frame.shape[2:] in ((), (3,))
         if frame.dtype != np.dtype(dtype) or not shaped:
             raise CompileError(
