@@ -73,6 +73,14 @@ class Backend {
   virtual bool moves_elements(const Node& node) const = 0;
   // Throws ErrorKind::plan, naming op, node, expected and got.
   virtual std::unique_ptr<Operator> make(const OperatorRequest& request) const = 0;
+  // One operator for two nodes, where only the second reads the first's result, as its first input;
+  // that is then never stored. Its inputs are the first's, and the second's without that one. Null:
+  // each node is made by itself.
+  virtual std::unique_ptr<Operator> make_joined(const OperatorRequest& first,
+                                                const OperatorRequest& second) const {
+    (void)first, (void)second;
+    return nullptr;
+  }
   virtual std::unique_ptr<Operator> make_conversion(const Tensor& from, const Tensor& to) const = 0;
 };
 

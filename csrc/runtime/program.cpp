@@ -34,11 +34,11 @@ Program::Program(const Graph& graph, const Backend& backend) {
   }
   // How all readers of a value want it; none where they differ or take it as it comes.
   std::vector<std::optional<Storage>> wanted(graph.values.size());
-  std::vector<bool> read(graph.values.size());
+  std::vector<int> readers(graph.values.size());
   const auto want = [&](int32_t id, const std::optional<Storage>& storage) {
-    if (!read[id]) wanted[id] = storage;
+    if (readers[id] == 0) wanted[id] = storage;
     if (wanted[id] != storage) wanted[id] = std::nullopt;
-    read[id] = true;
+    ++readers[id];
   };
   const auto request_of = [&](const Node& node) {
     OperatorRequest request{node, {}, {}};
@@ -58,26 +58,57 @@ Program::Program(const Graph& graph, const Backend& backend) {
       want(id, moved ? wanted[node->outputs[0]] : backend.operand_storage(request, i));
     }
   }
-  for (const Node& node : graph.nodes) {
-    std::vector<int32_t> inputs = node.inputs;
+  // A node as it will be computed: operands converted where they must be, results' types settled.
+  struct Settled {
+    OperatorRequest request;
+    std::vector<int32_t> inputs;
+  };
+  const auto settle = [&](const Node& node) {
+    Settled settled{{node, {}, {}}, node.inputs};
     const OperatorRequest request = request_of(node);
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      if (inputs[i] < 0 || tensors_[inputs[i]].constant) continue;
-      const auto storage = backend.operand_storage(request, i);
-      if (storage) inputs[i] = stored(inputs[i], *storage, backend);
+    for (size_t i = 0; i < settled.inputs.size(); ++i) {
+      int32_t& id = settled.inputs[i];
+      if (id >= 0 && !tensors_[id].constant) {
+        const auto storage = backend.operand_storage(request, i);
+        if (storage) id = stored(id, *storage, backend);
+      }
+      settled.request.inputs.push_back(id < 0 ? nullptr : &tensors_[id]);
     }
-    std::vector<const Tensor*> operands;
-    for (int32_t id : inputs) operands.push_back(id < 0 ? nullptr : &tensors_[id]);
-    std::vector<Tensor*> results;
     for (int32_t id : node.outputs) {
       const Storage storage =
-          backend.result_storage(node, tensors_[id].shape, operands, wanted[id]);
+          backend.result_storage(node, tensors_[id].shape, settled.request.inputs, wanted[id]);
       tensors_[id].dtype = storage.dtype;
       tensors_[id].levels = storage.levels;
-      results.push_back(&tensors_[id]);
+      settled.request.outputs.push_back(&tensors_[id]);
     }
-    steps_.push_back(
-        {node.op, node.name, backend.make({node, operands, results}), inputs, node.outputs});
+    return settled;
+  };
+  // Whether only the node's successor reads its result, as its first input and as it is stored.
+  const auto read_next_alone = [&](const Node& node, const Node& next) {
+    if (node.outputs.size() != 1 || next.inputs.empty() || next.inputs[0] != node.outputs[0] ||
+        readers[node.outputs[0]] != 1) {
+      return false;
+    }
+    const Tensor& between = tensors_[node.outputs[0]];
+    const auto storage = backend.operand_storage(request_of(next), 0);
+    return !storage || *storage == Storage{between.dtype, between.levels};
+  };
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    const Node& node = graph.nodes[i];
+    Settled settled = settle(node);
+    if (i + 1 < graph.nodes.size() && read_next_alone(node, graph.nodes[i + 1])) {
+      const Node& next = graph.nodes[i + 1];
+      const Settled second = settle(next);
+      if (auto joined = backend.make_joined(settled.request, second.request)) {
+        settled.inputs.insert(settled.inputs.end(), second.inputs.begin() + 1, second.inputs.end());
+        steps_.push_back({next.op, node.name + " + " + next.name, std::move(joined),
+                          std::move(settled.inputs), next.outputs});
+        ++i;
+        continue;
+      }
+    }
+    steps_.push_back({node.op, node.name, backend.make(settled.request), std::move(settled.inputs),
+                      node.outputs});
   }
   inputs_ = graph.inputs;
   outputs_ = graph.outputs;
@@ -227,21 +258,24 @@ ArenaLayout arena_layout(const Program& program, const Schedule& schedule, size_
   };
   // Items of the arena: every tensor that is not constant, then every step's scratch.
   std::vector<ArenaItem> items(tensors.size() + steps.size());
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (!tensors[i].constant) items[i].bytes = whole(tensors[i].bytes());
-  }
   for (size_t s = 0; s < steps.size(); ++s) {
     const auto step = static_cast<int32_t>(s);
     for (int32_t id : steps[s].inputs) {
       if (id >= 0) items[id].readers.push_back(step);
     }
-    for (int32_t id : steps[s].outputs) items[id].writer = step;
+    for (int32_t id : steps[s].outputs) {
+      items[id].writer = step;
+      items[id].bytes = whole(tensors[id].bytes());
+    }
     ArenaItem& scratch = items[tensors.size() + s];
     scratch.bytes = whole(steps[s].run->scratch_bytes());
     scratch.writer = step;
   }
   for (const auto& [role, id] : program.outputs()) items[id].kept = true;
-  for (int32_t id : program.inputs()) items[id].kept = true;
+  for (int32_t id : program.inputs()) {
+    items[id].kept = true;
+    items[id].bytes = whole(tensors[id].bytes());
+  }
 
   return plan_arena(items, schedule);
 }

@@ -22,7 +22,7 @@ class Program {
   Program(const Graph& graph, const Backend& backend);
 
   struct Step {
-    std::string op, name;
+    std::string op, name;  // of two joined nodes, both names
     std::unique_ptr<Operator> run;
     std::vector<int32_t> inputs, outputs;  // tensors; -1: absent
   };

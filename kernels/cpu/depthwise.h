@@ -9,14 +9,14 @@ namespace adfast::kernels::ADFAST_ISA {
 
 // kOutputs neighbours in a row of y, one vector of channels. x points to the first input that the
 // first of them reads in row 0 of the kernel; only rows and columns inside the image are read.
-template <int kKernel, int kStride, int kOutputs, class T, class Lanes>
+template <int kKernel, int kStride, int kOutputs, class Y, class X, class Lanes>
 static inline __attribute__((always_inline)) void depthwise_vector(const DepthwiseArgs& a,
-                                                                   const T* x, Inside rows,
+                                                                   const X* x, Inside rows,
                                                                    Inside columns, bool whole,
                                                                    int64_t c, int64_t pixel,
                                                                    Lanes lanes) {
   constexpr int inputs = (kOutputs - 1) * kStride + kKernel;
-  const int64_t row = a.width * a.channels;
+  const int64_t row = a.width * a.x_pixel;
   Vec sums[kOutputs];
   const Vec bias = a.bias ? load(a.bias + c, lanes) : set1(0.0f);
 #pragma GCC unroll 8
@@ -27,11 +27,11 @@ static inline __attribute__((always_inline)) void depthwise_vector(const Depthwi
     for (int k = 0; k < kKernel; k++) {
       weight[k] = load(a.weight + (i * kKernel + k) * a.channels + c, lanes);
     }
-    const T* from = x + i * row + c;
+    const X* from = x + i * row + c;
 #pragma GCC unroll 19
     for (int j = 0; j < inputs; j++) {
       if (!whole && (j < columns.begin || j >= columns.end)) continue;
-      const Vec v = load(from + j * a.channels, lanes);
+      const Vec v = load(from + j * a.x_pixel, lanes);
 #pragma GCC unroll 8
       for (int o = 0; o < kOutputs; o++) {
         const int k = j - o * kStride;
@@ -39,14 +39,14 @@ static inline __attribute__((always_inline)) void depthwise_vector(const Depthwi
       }
     }
   }
-  T* y = static_cast<T*>(a.y) + pixel * a.channels + c;
+  Y* y = static_cast<Y*>(a.y) + pixel * a.channels + c;
 #pragma GCC unroll 8
   for (int o = 0; o < kOutputs; o++) {
-    store_fast(y + o * a.channels, activated<T>(a.activation, sums[o]), lanes);
+    store_fast(y + o * a.channels, activated<Y>(a.activation, sums[o]), lanes);
   }
 }
 
-template <int kKernel, int kStride, int kOutputs, class T>
+template <int kKernel, int kStride, int kOutputs, class X, class Y>
 static inline __attribute__((always_inline)) void depthwise_outputs(const DepthwiseArgs& a,
                                                                     int64_t y, int64_t x) {
   constexpr int inputs = (kOutputs - 1) * kStride + kKernel;
@@ -54,38 +54,43 @@ static inline __attribute__((always_inline)) void depthwise_outputs(const Depthw
   const Inside rows(top, kKernel, a.height), columns(left, inputs, a.width);
   const bool whole = columns.begin == 0 && columns.end == inputs;
   // The address may lie before the image; what is read does not.
-  const T* from = static_cast<const T*>(a.x) + (top * a.width + left) * a.channels;
+  const X* from = static_cast<const X*>(a.x) + (top * a.width + left) * a.x_pixel;
   const int64_t pixel = y * a.out_width + x;
-  over(a.channels, [&](int64_t c, auto lanes) {
+  over(a.channel_end - a.channel_begin, [&](int64_t i, auto lanes) {
+    const int64_t c = a.channel_begin + i;
     // The second call is the first with all columns known to be inside.
     if (whole) {
-      depthwise_vector<kKernel, kStride, kOutputs>(a, from, rows, columns, true, c, pixel, lanes);
+      depthwise_vector<kKernel, kStride, kOutputs, Y>(a, from, rows, columns, true, c, pixel,
+                                                      lanes);
     } else {
-      depthwise_vector<kKernel, kStride, kOutputs>(a, from, rows, columns, false, c, pixel, lanes);
+      depthwise_vector<kKernel, kStride, kOutputs, Y>(a, from, rows, columns, false, c, pixel,
+                                                      lanes);
     }
   });
 }
 
-template <int kKernel, int kStride, class T>
+template <int kKernel, int kStride, class X, class Y>
 static void depthwise_rows(const DepthwiseArgs& a) {
   constexpr int most = kStride == 1 ? 8 : 4;
   for (int64_t y = a.row_begin; y < a.row_end; y++) {
     int64_t x = 0;
     for (; x + most <= a.out_width; x += most)
-      depthwise_outputs<kKernel, kStride, most, T>(a, y, x);
-    for (; x + 2 <= a.out_width; x += 2) depthwise_outputs<kKernel, kStride, 2, T>(a, y, x);
-    for (; x < a.out_width; x++) depthwise_outputs<kKernel, kStride, 1, T>(a, y, x);
+      depthwise_outputs<kKernel, kStride, most, X, Y>(a, y, x);
+    for (; x + 2 <= a.out_width; x += 2) depthwise_outputs<kKernel, kStride, 2, X, Y>(a, y, x);
+    for (; x < a.out_width; x++) depthwise_outputs<kKernel, kStride, 1, X, Y>(a, y, x);
   }
 }
 
-template <class T>
+template <class X, class Y>
 static void depthwise_of(const DepthwiseArgs& a) {
-  if (a.kernel == 3) return a.stride == 1 ? depthwise_rows<3, 1, T>(a) : depthwise_rows<3, 2, T>(a);
-  a.stride == 1 ? depthwise_rows<5, 1, T>(a) : depthwise_rows<5, 2, T>(a);
+  if (a.kernel == 3) {
+    return a.stride == 1 ? depthwise_rows<3, 1, X, Y>(a) : depthwise_rows<3, 2, X, Y>(a);
+  }
+  a.stride == 1 ? depthwise_rows<5, 1, X, Y>(a) : depthwise_rows<5, 2, X, Y>(a);
 }
 
 static void depthwise(const DepthwiseArgs& a) {
-  a.dtype == DType::f32 ? depthwise_of<float>(a) : depthwise_of<Bf16>(a);
+  a.dtype == DType::f32 ? depthwise_of<float, float>(a) : depthwise_of<Bf16, Bf16>(a);
 }
 
 }  // namespace adfast::kernels::ADFAST_ISA

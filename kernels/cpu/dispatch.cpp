@@ -117,6 +117,10 @@ size_t halo_attention_scratch(int64_t block, int64_t halo, int64_t head_dim,
                              kMaxQueryRows * (weight_row(columns) + 2 * table + width) + row);
 }
 
+size_t expand_depthwise_scratch(int64_t width, int32_t kernel, int32_t stride, int64_t band) {
+  return static_cast<size_t>(((band - 1) * stride + kernel) * width * kChannelPanel);
+}
+
 constexpr uint32_t kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;
 
 uint32_t flush_denormals() {

@@ -33,8 +33,8 @@ static void unary(const UnaryArgs& a) {
       return map_unary(a, [](Vec v) { return max(set1(0.0f), v); });
     case Unary::sigmoid:
       return map_unary(a, [](Vec v) { return sigmoid(v); });
-    case Unary::silu:  // -infinity times 0 would be NaN; far below the sigmoid is 0 anyway
-      return map_unary(a, [](Vec v) { return silu(max(set1(-110.0f), v)); });
+    case Unary::silu:
+      return map_unary(a, [](Vec v) { return silu(v); });
     case Unary::gelu:
       return map_unary(a, [](Vec v) { return gelu(v); });
     case Unary::tanh:

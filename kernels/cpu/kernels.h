@@ -217,7 +217,8 @@ struct HaloAttentionArgs {
 
 // A convolution of stride 1 with a square kernel by Winograd's algorithm, in two parts that work on
 // one block of tiles; a tile is outputs x outputs pixels of y, counted in raster order. (outputs,
-// kernel) is (2, 3), (4, 3) or (2, 5). y = x * weight + bias (+ residual), then relu if asked for,
+// kernel) is (2, 3), (4, 3) or (2, 5); winograd_weight also takes (1, 1), whose only point is the
+// weight itself. y = x * weight + bias (+ residual), then relu if asked for,
 // zeros being around x.
 struct WinogradArgs {
   const void* x;  // [height][width][channels]
@@ -287,10 +288,12 @@ struct LinearArgs {
 constexpr int64_t kLinearRows = 32, kLinearPanel = 32;  // computed together
 
 // A convolution of every channel by itself, kernel 3 or 5, stride 1 or 2, zeros being around x:
-// y = activation(x * weight + bias). Rows row_begin..row_end - 1 of y only.
+// y = activation(x * weight + bias). Rows row_begin..row_end - 1 and channels channel_begin..
+// channel_end - 1 of y only.
 struct DepthwiseArgs {
-  const void* x;  // [height][width][channels]
-  DType dtype;    // of x and y
+  const void* x;    // [height][width][x_pixel]
+  int64_t x_pixel;  // at least channels
+  DType dtype;      // of x and y
   int64_t height, width, channels;
   int64_t out_height, out_width;
   int64_t top, left;  // pixels of zeros before the first row and column
@@ -300,6 +303,23 @@ struct DepthwiseArgs {
   Unary activation;     // identity, relu, silu or sigmoid
   void* y;              // [out_height][out_width][channels]
   int64_t row_begin, row_end;
+  int64_t channel_begin, channel_end;
+};
+
+// A convolution of 1x1 that widens a map, and the depthwise one that reads it: an inverted
+// bottleneck up to its gate. What lies between is kept in f32, a panel of channels and a band of
+// rows at a time, and never written.
+struct ExpandDepthwiseArgs {
+  const void* x;  // [height][width][channels]; sizes but channels, and dtype, are depthwise's
+  int64_t channels;
+  DType operands;                  // of the products: f32 if dtype is, bf16 if dtype is
+  const void* weight;              // of winograd_weight for 1 output and a kernel of 1
+  const float* bias;               // [depthwise.channels] or null
+  Unary activation;                // as depthwise's
+  DepthwiseArgs depthwise;         // x, x_pixel, channel_begin and channel_end are ignored
+  int64_t band;                    // rows of y computed together
+  int64_t panel_begin, panel_end;  // of winograd_panels(depthwise.channels)
+  float* scratch;                  // expand_depthwise_scratch floats per concurrent call
 };
 
 // out = (x - mean) / sqrt(var + eps) * gamma + beta (+ residual), per row.
@@ -384,6 +404,7 @@ struct Table {
   void (*winograd_transform)(const WinogradArgs&);  // x -> tiles
   void (*winograd_multiply)(const WinogradArgs&);   // tiles -> y
   void (*depthwise)(const DepthwiseArgs&);
+  void (*expand_depthwise)(const ExpandDepthwiseArgs&);
   void (*matvec)(const MatvecArgs&);
   void (*linear)(const LinearArgs&);  // null: no tiles
   void (*layer_norm)(const LayerNormArgs&);
@@ -407,7 +428,10 @@ size_t winograd_tiles(int64_t tiles, int64_t channels, int32_t outputs, int32_t 
                       DType operands);
 size_t winograd_products(int64_t tiles, int32_t outputs, int32_t kernel);
 
-// Panels of output channels that winograd_multiply computes together.
+// Of the rows of the wide map that `band` rows of y read.
+size_t expand_depthwise_scratch(int64_t width, int32_t kernel, int32_t stride, int64_t band);
+
+// Panels of output channels that are computed together.
 int64_t winograd_panels(int64_t out_channels);
 // Takes a kernel, [out_channels][channels][kernel][kernel], to the points: winograd_weight_size
 // words of four bytes.

@@ -41,7 +41,8 @@ static constexpr int64_t halo_table(int64_t length) {
 // the round number that columns often are, as rows a multiple of 4 KB apart share cache sets.
 static constexpr int64_t weight_row(int64_t columns) { return columns + kMaxLanes; }
 
-constexpr int64_t kWinogradPanel = 32;  // output channels whose weights lie next to each other
+constexpr int64_t kChannelPanel = 32;  // output channels that are computed together
+constexpr int64_t kPanelColumns = 16;  // those of them whose weights lie next to each other
 
 // Words that hold a depth of operands: floats, or pairs in bf16 of which the last may be half
 // empty.

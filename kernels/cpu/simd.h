@@ -53,19 +53,21 @@ static inline Vec exp(Vec x) {
   return scale_by_power(p, n);
 }
 
-// 2^x to about one unit in the last place, for x <= 0: the polynomial is the best of degree 5 on
-// [-0.5, 0.5]. 0 below -150; NaN stays NaN, being the second operand.
-static inline Vec exp2_negative(Vec x) {
-  x = max(set1(-151.0f), x);
-  Vec n = round_to_integer(x);
-  Vec r = x - n;
+// 2^x to about one unit in the last place, for |x| <= 0.5: the best polynomial of degree 5.
+static inline Vec exp2_fraction(Vec x) {
   Vec p = set1(0.00132764707f);
-  p = fma(p, r, set1(0.00967554132f));
-  p = fma(p, r, set1(0.0555071328f));
-  p = fma(p, r, set1(0.240221197f));
-  p = fma(p, r, set1(0.693146967f));
-  p = fma(p, r, set1(1.00000007f));
-  return scale_by_power(p, n);
+  p = fma(p, x, set1(0.00967554132f));
+  p = fma(p, x, set1(0.0555071328f));
+  p = fma(p, x, set1(0.240221197f));
+  p = fma(p, x, set1(0.693146967f));
+  return fma(p, x, set1(1.00000007f));
+}
+
+// 2^x likewise, for x <= 0; below -126 it stays at 2^-126. NaN stays NaN, being the second operand.
+static inline Vec exp2_negative(Vec x) {
+  x = max(set1(-126.0f), x);
+  const Vec n = round_to_integer(x);
+  return scale_normal(exp2_fraction(x - n), n);
 }
 
 // The same for one float.
@@ -75,19 +77,13 @@ static inline float exp1(float x) {
   return lanes[0];
 }
 
-// x / (1 + e^-x): the exponential as above, by exp2_negative's polynomial of a stretched argument;
-// where it passes 2^127.5, and so the floats, the quotient is 0.
+// x / (1 + e^-x), to about one unit in the last place, and to a few in the tail below -4; below
+// -87 it stays at -1e-36.
 static inline Vec silu(Vec x) {
-  const Vec y = max(set1(-104.0f), set1(0.0f) - x), n = round_to_integer(y * set1(1.44269504f));
-  const Vec r = fma(n, set1(2.12194440e-4f), fma(n, set1(-0.693359375f), y));
-  Vec p = set1(0.00829765428f);
-  p = fma(p, r, set1(0.0419153819f));
-  p = fma(p, r, set1(0.166675747f));
-  p = fma(p, r, set1(0.499988948f));
-  p = fma(p, r, set1(0.999999692f));
-  p = fma(p, r, set1(1.00000007f));
-  const Vec quotient = reciprocal(scale_by_power(p, n) + set1(1.0f));
-  return x * select_less(n, set1(128.0f), quotient, set1(0.0f));
+  x = max(set1(-87.0f), x);
+  const Vec y = min(set1(87.0f), x), n = round_to_integer(y * set1(1.44269504f));
+  const Vec p = exp2_fraction(fma(y, set1(-1.44269504f), n));
+  return x * reciprocal(scale_normal(p, set1(0.0f) - n) + set1(1.0f));
 }
 
 static inline Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(set1(0.0f) - x)); }

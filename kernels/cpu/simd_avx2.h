@@ -108,6 +108,11 @@ static inline Vec scale_by_power(Vec p, Vec n) {
   __m256i b = _mm256_slli_epi32(_mm256_add_epi32(rest, one), 23);
   return p * _mm256_castsi256_ps(a) * _mm256_castsi256_ps(b);
 }
+// The same where p, at least 1/2, and the result are normal numbers, or p is NaN.
+static inline Vec scale_normal(Vec p, Vec n) {
+  return _mm256_castsi256_ps(
+      _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+}
 
 static inline float sum(Vec v) { return sum8(v); }
 static inline float largest(Vec v) { return largest8(v); }

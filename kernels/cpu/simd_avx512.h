@@ -104,6 +104,7 @@ static inline Vec round_to_integer(Vec v) {
 }
 // p * 2^n for integral n.
 static inline Vec scale_by_power(Vec p, Vec n) { return _mm512_scalef_ps(p, n); }
+static inline Vec scale_normal(Vec p, Vec n) { return scale_by_power(p, n); }
 
 static inline float sum(Vec v) {
   return sum8(_mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1));

@@ -83,6 +83,7 @@ static inline Vec scale_by_power(Vec p, Vec n) {
   uint32_t half = static_cast<uint32_t>(static_cast<int32_t>(whole) >> 1);
   return p * float_of((half + 127) << 23) * float_of((whole - half + 127) << 23);
 }
+static inline Vec scale_normal(Vec p, Vec n) { return scale_by_power(p, n); }
 static inline Vec round_to_integer(Vec v) { return (v + 12582912.0f) - 12582912.0f; }
 
 static inline float sum(Vec v) { return v; }

@@ -23,6 +23,7 @@
 #include "halo_attention.h"
 #include "matvec.h"
 #include "norm.h"
+#include "panels.h"
 #include "reduce.h"
 #include "resize.h"
 #include "score_map.h"
@@ -31,6 +32,7 @@
 //
 #include "depthwise.h"
 //
+#include "expand_depthwise.h"
 #include "fuse_maps.h"
 #include "projector_attention.h"
 #ifdef ADFAST_TILES
@@ -61,6 +63,7 @@ const Table kTable = {
     .winograd_transform = winograd_transform,
     .winograd_multiply = winograd_multiply,
     .depthwise = depthwise,
+    .expand_depthwise = expand_depthwise,
     .matvec = matvec,
 #ifdef ADFAST_TILES
     .linear = linear,

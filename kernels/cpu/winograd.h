@@ -12,8 +12,6 @@
 namespace adfast::kernels::ADFAST_ISA {
 
 constexpr float kNear = 0.70710678118654752f, kFar = 1.41421356237309505f;
-// Rows of tiles multiplied at once; with two vectors of columns they fill the registers.
-constexpr int kWinogradRows = kLanes == 16 ? 14 : kLanes == 8 ? 6 : 4;
 
 // p[i] = the polynomial of the values d at the i-th point, times the products of its distances to
 // the others (winograd_weight divides by them).
@@ -119,53 +117,16 @@ static void transform_tiles(const WinogradArgs& a) {
   }
 }
 
-// out[r] = left[r] . right for kRows rows and one panel: [depth][kWinogradPanel] words of the
-// weights. Every row is summed in the order of depth, whoever its neighbours are.
-template <class Operands, int kRows>
-static inline __attribute__((always_inline)) void multiply_rows(const float* left, int64_t row,
-                                                                const float* right, int64_t depth,
-                                                                float* out) {
-  for (int64_t column = 0; column < kWinogradPanel; column += 2 * kLanes) {
-    Vec acc[kRows][2];
-#pragma GCC unroll 14
-    for (int r = 0; r < kRows; r++) acc[r][0] = acc[r][1] = set1(0.0f);
-    const float* weight = right + column;
-    for (int64_t i = 0; i < depth; i++, weight += kWinogradPanel) {
-      const Vec low = load(weight), high = load(weight + kLanes);
-#pragma GCC unroll 14
-      for (int r = 0; r < kRows; r++) {
-        const Vec v = set1(left[r * row + i]);
-        acc[r][0] = Operands::add_products(v, low, acc[r][0]);
-        acc[r][1] = Operands::add_products(v, high, acc[r][1]);
-      }
-    }
-#pragma GCC unroll 14
-    for (int r = 0; r < kRows; r++) {
-      store(out + r * kWinogradPanel + column, acc[r][0]);
-      store(out + r * kWinogradPanel + column + kLanes, acc[r][1]);
-    }
-  }
-}
-
-template <class Operands, int kRows>
-static void multiply_some(int64_t rows, const float* left, int64_t row, const float* right,
-                          int64_t depth, float* out) {
-  if constexpr (kRows > 0) {
-    if (rows == kRows) return multiply_rows<Operands, kRows>(left, row, right, depth, out);
-    multiply_some<Operands, kRows - 1>(rows, left, row, right, depth, out);
-  }
-}
-
 template <int kSide, int kOutputs, class T>
 static void untransform_tile(const WinogradArgs& a, int64_t tile, int64_t panel, int64_t plane) {
   const int64_t across = (a.out_width + kOutputs - 1) / kOutputs;
   const int64_t top = tile / across * kOutputs, left = tile % across * kOutputs;
   const int64_t rows = smaller(kOutputs, a.out_height - top);
   const int64_t columns = smaller(kOutputs, a.out_width - left);
-  const int64_t first = panel * kWinogradPanel;
-  const int64_t channels = smaller(kWinogradPanel, a.out_channels - first);
+  const int64_t first = panel * kChannelPanel;
+  const int64_t channels = smaller(kChannelPanel, a.out_channels - first);
   const int64_t corner = (top * a.out_width + left) * a.out_channels + first;
-  const float* products = a.products + (tile - a.block_begin) * kWinogradPanel;
+  const float* products = a.products + (tile - a.block_begin) * kChannelPanel;
   over(channels, [&](int64_t c, auto lanes) {
     Vec half[kSide][kOutputs];
 #pragma GCC unroll 6
@@ -202,19 +163,13 @@ static void multiply_tiles(const WinogradArgs& a) {
   const int64_t depth = words_of(a.channels, Operands::pairs);
   const int64_t count = a.block_end - a.block_begin, row = winograd_row(depth);
   const int64_t left_plane = winograd_plane(count, row);
-  const int64_t plane = winograd_plane(count, kWinogradPanel);
-  const int64_t blocks = (count + kWinogradRows - 1) / kWinogradRows;
+  const int64_t plane = winograd_plane(count, kChannelPanel);
   for (int64_t panel = a.panel_begin; panel < a.panel_end; panel++) {
     for (int64_t point = 0; point < kSide * kSide; point++) {
       const float* right = static_cast<const float*>(a.weight) +
-                           (panel * kSide * kSide + point) * depth * kWinogradPanel;
-      // Of nearly equal size: a small last one would wait for its own sums.
-      for (int64_t b = 0; b < blocks; b++) {
-        const int64_t begin = count * b / blocks, end = count * (b + 1) / blocks;
-        multiply_some<Operands, kWinogradRows>(
-            end - begin, a.tiles + point * left_plane + begin * row, row, right, depth,
-            a.products + point * plane + begin * kWinogradPanel);
-      }
+                           (panel * kSide * kSide + point) * depth * kChannelPanel;
+      multiply_panel<Operands>(count, a.tiles + point * left_plane, row, right, depth,
+                               a.products + point * plane);
     }
     for (int64_t tile = a.block_begin; tile < a.block_end; tile++) {
       untransform_tile<kSide, kOutputs, T>(a, tile, panel, plane);

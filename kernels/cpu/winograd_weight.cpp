@@ -37,7 +37,7 @@ void fill_matrix(int side, int kernel, double g[kMaxSide][kMaxKernel]) {
 }  // namespace
 
 int64_t winograd_panels(int64_t out_channels) {
-  return (out_channels + kWinogradPanel - 1) / kWinogradPanel;
+  return (out_channels + kChannelPanel - 1) / kChannelPanel;
 }
 
 size_t winograd_tiles(int64_t tiles, int64_t channels, int32_t outputs, int32_t kernel,
@@ -49,18 +49,18 @@ size_t winograd_tiles(int64_t tiles, int64_t channels, int32_t outputs, int32_t 
 
 size_t winograd_products(int64_t tiles, int32_t outputs, int32_t kernel) {
   const int64_t side = side_of(outputs, kernel);
-  return static_cast<size_t>(side * side * winograd_plane(tiles, kWinogradPanel));
+  return static_cast<size_t>(side * side * winograd_plane(tiles, kChannelPanel));
 }
 
 size_t winograd_weight_size(int64_t out_channels, int64_t channels, int32_t outputs, int32_t kernel,
                             DType operands) {
   const int64_t side = side_of(outputs, kernel);
   return static_cast<size_t>(winograd_panels(out_channels) * side * side *
-                             words_of(channels, operands == DType::bf16) * kWinogradPanel);
+                             words_of(channels, operands == DType::bf16) * kChannelPanel);
 }
 
-// packed[panel][point][channel][output channel of the panel], in bf16 with two channels next to
-// each other for every output channel; zero past the last channel of either kind.
+// packed[panel][point][part of the panel][channel][output channel of the part], in bf16 with two
+// channels next to each other for every output channel; zero past the last channel of either kind.
 void winograd_weight(const float* weight, int64_t out_channels, int64_t channels, int32_t outputs,
                      int32_t kernel, DType operands, void* packed) {
   const int side = side_of(outputs, kernel);
@@ -70,18 +70,19 @@ void winograd_weight(const float* weight, int64_t out_channels, int64_t channels
   const bool pairs = operands == DType::bf16;
   const int64_t depth = pairs ? 2 * words_of(channels, pairs) : channels;
   const auto put = [&](int64_t panel, int64_t point, int64_t c, int64_t k, double value) {
-    const int64_t matrix = (panel * points + point) * depth * kWinogradPanel;
+    const int64_t part = k / kPanelColumns * kPanelColumns, column = k % kPanelColumns;
+    const int64_t matrix = ((panel * points + point) * kChannelPanel + part) * depth;
     if (!pairs) {
-      static_cast<float*>(packed)[matrix + c * kWinogradPanel + k] = static_cast<float>(value);
+      static_cast<float*>(packed)[matrix + c * kPanelColumns + column] = static_cast<float>(value);
     } else {
-      static_cast<uint16_t*>(packed)[matrix + (c / 2 * kWinogradPanel + k) * 2 + c % 2] =
+      static_cast<uint16_t*>(packed)[matrix + (c / 2 * kPanelColumns + column) * 2 + c % 2] =
           to_bf16(static_cast<float>(value));
     }
   };
   for (int64_t panel = 0; panel < panels; panel++) {
     for (int64_t c = 0; c < depth; c++) {
-      for (int64_t k = 0; k < kWinogradPanel; k++) {
-        const int64_t out = panel * kWinogradPanel + k;
+      for (int64_t k = 0; k < kChannelPanel; k++) {
+        const int64_t out = panel * kChannelPanel + k;
         if (out >= out_channels || c >= channels) {
           for (int64_t p = 0; p < points; p++) put(panel, p, c, k, 0);
           continue;

@@ -184,7 +184,8 @@ class Engine:
         """Inspect one frame and return its steps in the order they began.
 
         Each is {"op", "name", "kernel", "index", "lane", "begin_ms", "ms", "gflop", "bytes"};
-        `kernel` is the implementation that was chosen, `index` the step's number, the same in every
+        `name` is the node's, or `A + B` of two nodes that are computed in one step; `kernel` is the
+        implementation that was chosen, `index` the step's number, the same in every
         frame, `lane` the thread it ran on; `bytes` are those it reads and writes, weights included.
         """
         return self._core.profile(_as_array(image, pixel_format), pixel_format)

@@ -27,6 +27,8 @@ from adfast.progress import Track, silent
 HEADING = "adfast tactics 1"
 #: The words of csrc/backends/cpu: oneDNN's convolution, and Winograd's for tiles of 2 or 4 outputs.
 TACTICS = ("direct", "winograd2", "winograd4")
+#: Between the names of two convolutions that the engine computes in one step.
+JOINED = " + "
 #: Another implementation must be this much faster than the engine's own choice: less may be noise.
 WORTHWHILE = 0.95
 
@@ -76,11 +78,11 @@ def tune(
             measured[tactic] = _step_times(opened(str(path)), frame, frames)
     steps = []
     for name, (own_kernel, own_ms) in measured["own"].items():
-        found = {
-            tactic: measured[tactic][name]
-            for tactic in TACTICS
-            if measured[tactic][name][0] != own_kernel
-        }
+        found = {}
+        for tactic in TACTICS:
+            kernel, ms = _of_step(measured[tactic], name)
+            if kernel != own_kernel:
+                found[tactic] = kernel, ms
         if not found:
             continue
         tactic = min(found, key=lambda t: found[t][1])
@@ -112,6 +114,14 @@ def _step_times(engine: Engine, frame: np.ndarray, frames: int) -> dict[str, tup
     return {name: (kernels[name], statistics.median(ms)) for name, ms in times.items()}
 
 
+def _of_step(times: dict[str, tuple[str, float]], name: str) -> tuple[str, float]:
+    """Return a step's kernel and time, or those of the two that it is taken apart into."""
+    if name in times:
+        return times[name]
+    kernels, milliseconds = zip(*(times[part] for part in name.split(JOINED)), strict=True)
+    return JOINED.join(kernels), sum(milliseconds)
+
+
 def _write(path: Path, steps: list[dict[str, Any]], info: dict[str, Any]) -> None:
     host = machine()
     lines = [
@@ -119,7 +129,8 @@ def _write(path: Path, steps: list[dict[str, Any]], info: dict[str, Any]) -> Non
         f"# {info['name']}, {info['precision']}, {info['threads']} threads, isa {info['isa']}",
         f"# {host['processor']}, {host['cores']} cores; adfast {__version__}, "
         f"{datetime.date.today().isoformat()}",
-        *(f"{step['tactic']} {step['name']}" for step in steps),
+        # Told of one of two, a joined step is taken apart.
+        *(f"{step['tactic']} {step['name'].split(JOINED)[0]}" for step in steps),
     ]
     with atomic_write(path, "w") as file:
         file.write("\n".join(lines) + "\n")

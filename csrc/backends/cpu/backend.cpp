@@ -6,6 +6,7 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "backends/cpu/expand_depthwise.h"
 #include "backends/cpu/onednn.h"
 #include "backends/cpu/quantise.h"
 #include "backends/cpu/winograd.h"
@@ -77,6 +78,15 @@ class CpuBackend final : public HostBackend {
     } catch (const dnnl::error& error) {
       refuse(request.node, std::string("oneDNN refused it: ") + error.what());
     }
+  }
+
+  std::unique_ptr<Operator> make_joined(const OperatorRequest& first,
+                                        const OperatorRequest& second) const override {
+    if (first.node.op != "conv2d" || second.node.op != "conv2d") return nullptr;
+    for (const OperatorRequest* request : {&first, &second}) {
+      check_operands(find(request->node), *request);
+    }
+    return make_expand_depthwise(first, second, device_);
   }
 
   std::unique_ptr<Operator> make_conversion(const Tensor& from, const Tensor& to) const override {

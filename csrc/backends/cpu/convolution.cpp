@@ -36,10 +36,7 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
     }
     if (fast) return fast;
   }
-  if (groups > 1 && groups == x[1] && window.dilations == std::array<int64_t, 2>{1, 1}) {
-    auto own = make_depthwise(request, device, node);
-    if (own) return own;
-  }
+  if (auto own = make_depthwise(request, device, node)) return own;
   if (must_widen(request)) return widened(request, device, make_conv2d);
 
   memory::dims weight_dims = weight.shape;

@@ -12,47 +12,87 @@ namespace {
 
 using dnnl::memory;
 
+constexpr int64_t worth_a_convolution = 16;  // rows
+
+// Of x, the weight (as the plan has it) and y: [rows][columns], or pixels in a row with channels.
+struct Descriptions {
+  memory::desc x, plain, any, bias, y, residual;
+};
+
+Descriptions as_matrices(const OperatorRequest& request, const nodes::Linear& linear) {
+  const auto [rows, depth, width] = std::tuple(linear.rows, linear.depth, linear.width);
+  const bool int8 = is_int8(request);
+  const auto f32 = memory::data_type::f32, s8 = memory::data_type::s8;
+  const auto type = onednn_type(request.inputs[0]->dtype);
+  const auto ab = memory::format_tag::ab;
+  return {memory::desc({rows, depth}, type, ab),
+          memory::desc({depth, width}, int8 ? s8 : f32, memory::dims{1, depth}),
+          memory::desc({depth, width}, int8 ? s8 : type, memory::format_tag::any),
+          linear.bias == nullptr ? memory::desc() : memory::desc({1, width}, f32, ab),
+          memory::desc({rows, width}, onednn_type(request.outputs[0]->dtype), ab),
+          memory::desc({rows, width}, f32, ab)};
+}
+
+Descriptions as_pixels(const OperatorRequest& request, const nodes::Linear& linear) {
+  const auto [rows, depth, width] = std::tuple(linear.rows, linear.depth, linear.width);
+  const auto f32 = memory::data_type::f32;
+  const auto nhwc = memory::format_tag::nhwc;
+  return {
+      memory::desc({1, depth, 1, rows}, onednn_type(request.inputs[0]->dtype), nhwc),
+      memory::desc({width, depth, 1, 1}, f32, memory::format_tag::oihw),
+      memory::desc({width, depth, 1, 1}, onednn_type(request.inputs[0]->dtype),
+                   memory::format_tag::any),
+      linear.bias == nullptr ? memory::desc() : memory::desc({width}, f32, memory::format_tag::x),
+      memory::desc({1, width, 1, rows}, onednn_type(request.outputs[0]->dtype), nhwc),
+      memory::desc({1, width, 1, rows}, f32, nhwc)};
+}
+
 std::unique_ptr<Operator> make_linear(const OperatorRequest& request, const Device& device) {
   const nodes::Linear linear = nodes::linear(request);
   if (auto own = make_linear_tiles(request, device, linear)) return own;
-  const auto [rows, depth, width] = std::tuple(linear.rows, linear.depth, linear.width);
-
-  const auto f32 = memory::data_type::f32;
-  const auto type = onednn_type(request.inputs[0]->dtype);
-  const memory::desc x_desc({rows, depth}, type, memory::format_tag::ab);
-  const memory::desc y_desc({rows, width}, onednn_type(request.outputs[0]->dtype),
-                            memory::format_tag::ab);
-  const bool int8 = is_int8(request);
-  const auto s8 = memory::data_type::s8;
-  const memory::desc plain({depth, width}, int8 ? s8 : f32, memory::dims{1, depth});
-  const memory::desc any({depth, width}, int8 ? s8 : type, memory::format_tag::any);
   const Tensor *bias = linear.bias, *residual = linear.residual;
-  memory::desc bias_desc;
-  if (bias != nullptr) bias_desc = memory::desc({1, width}, f32, memory::format_tag::ab);
-  const memory::desc residual_desc({rows, width}, f32, memory::format_tag::ab);
-  dnnl::primitive_attr attr =
-      fused_attributes(linear.activation, residual != nullptr, residual_desc);
-  if (int8) set_levels(&attr, request, 2);
-  const dnnl::matmul::primitive_desc desc(device.engine, x_desc, any, bias_desc, y_desc, attr);
-  std::vector<Argument> constants;
-  if (int8) {
-    constants = int8_arguments(device, request, plain, desc.weights_desc());
-  } else {
-    constants = {
-        {DNNL_ARG_WEIGHTS, packed(device.engine, *linear.weight, plain, desc.weights_desc())}};
+  const bool int8 = is_int8(request);
+
+  Descriptions parts = as_matrices(request, linear);
+  const auto attributes = [&] {
+    auto attr = fused_attributes(linear.activation, residual != nullptr, parts.residual);
+    if (int8) set_levels(&attr, request, 2);
+    return attr;
+  };
+  const auto finished = [&](const dnnl::primitive& primitive, const auto& desc) {
+    std::vector<Argument> constants;
+    if (int8) {
+      constants = int8_arguments(device, request, parts.plain, desc.weights_desc());
+    } else {
+      constants = {{DNNL_ARG_WEIGHTS,
+                    packed(device.engine, *linear.weight, parts.plain, desc.weights_desc())}};
+    }
+    if (bias != nullptr) {
+      constants.push_back({DNNL_ARG_BIAS, packed(device.engine, *bias, parts.bias, parts.bias)});
+    }
+    std::vector<Slot> slots = {{DNNL_ARG_SRC, parts.x, Slot::input, 0},
+                               {DNNL_ARG_DST, parts.y, Slot::output, 0}};
+    if (residual != nullptr) {
+      slots.push_back(
+          {DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, parts.residual, Slot::input, 3});
+    }
+    return std::make_unique<OnednnOperator>(
+        primitive, desc, device.engine, std::move(constants), std::move(slots),
+        2.0 * static_cast<double>(linear.rows * linear.depth * linear.width));
+  };
+  const dnnl::matmul::primitive_desc product(device.engine, parts.x, parts.any, parts.bias, parts.y,
+                                             attributes());
+  // Without AVX-512 oneDNN multiplies floats by its GEMM, and walks over the results once more for
+  // bias and activation. Its convolutions apply them to the sums.
+  const bool twice = std::string(product.impl_info_str()).starts_with("gemm:");
+  if (int8 || !twice || linear.rows < worth_a_convolution) {
+    return finished(dnnl::matmul(product), product);
   }
-  if (bias != nullptr) {
-    constants.push_back({DNNL_ARG_BIAS, packed(device.engine, *bias, bias_desc, bias_desc)});
-  }
-  std::vector<Slot> slots = {{DNNL_ARG_SRC, x_desc, Slot::input, 0},
-                             {DNNL_ARG_DST, y_desc, Slot::output, 0}};
-  if (residual != nullptr) {
-    slots.push_back(
-        {DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, residual_desc, Slot::input, 3});
-  }
-  return std::make_unique<OnednnOperator>(dnnl::matmul(desc), desc, device.engine,
-                                          std::move(constants), std::move(slots),
-                                          2.0 * rows * depth * width);
+  parts = as_pixels(request, linear);
+  const dnnl::convolution_forward::primitive_desc convolution(
+      device.engine, dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct,
+      parts.x, parts.any, parts.bias, parts.y, {1, 1}, {0, 0}, {0, 0}, {0, 0}, attributes());
+  return finished(dnnl::convolution_forward(convolution), convolution);
 }
 
 }  // namespace

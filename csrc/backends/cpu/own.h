@@ -1,6 +1,7 @@
 // What convolutions and linears by our own kernels share.
 #pragma once
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -37,6 +38,11 @@ inline bool own_kernel(const OperatorRequest& request, const Device& device) {
   return request.inputs[0]->dtype == device.features &&
          request.outputs[0]->dtype == device.features &&
          device.kernels->isa != kernels::Isa::scalar && device.tactic(request.node) != "direct";
+}
+
+inline int64_t second_level_cache() {
+  const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  return bytes > 0 ? bytes : 1 << 20;
 }
 
 // Weights that a frame walks through from end to end, on huge pages where the system has them; what

@@ -1,7 +1,5 @@
 #include "backends/cpu/winograd.h"
 
-#include <unistd.h>
-
 #include "backends/cpu/own.h"
 #include "backends/cpu/quantise.h"
 
@@ -18,11 +16,6 @@ struct Tiling {
 
 Tiling tiling_of(const Shape& y, int32_t outputs, int32_t kernel) {
   return {outputs, kernel, (y[3] + outputs - 1) / outputs, (y[2] + outputs - 1) / outputs};
-}
-
-int64_t second_level_cache() {
-  const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  return bytes > 0 ? bytes : 1 << 20;
 }
 
 // Tiles that are transformed before they are multiplied. Half of the second-level cache is the best

@@ -26,6 +26,7 @@ void test_depthwise(const k::Table& table, k::DType dtype) {
     auto bias = random_floats(c.channels);
     k::DepthwiseArgs args{};
     args.x = x.data();
+    args.x_pixel = args.channel_end = c.channels;
     args.dtype = dtype;
     args.height = c.height;
     args.width = c.width;
@@ -79,8 +80,8 @@ void test_depthwise(const k::Table& table, k::DType dtype) {
     Feature x = random_feature(dtype, 25), y(dtype, 25);
     x.set(12, NAN);
     const float weight[9] = {1, 1, 1, 1, 1, 1, 1, 1, 1};
-    table.depthwise(
-        {x.data(), dtype, 5, 5, 1, 5, 5, 1, 1, 3, 1, weight, nullptr, activation, y.data(), 0, 5});
+    table.depthwise({x.data(), 1, dtype,  5,       5,          1,        5, 5, 1, 1,
+                     3,        1, weight, nullptr, activation, y.data(), 0, 5, 0, 1});
     for (int64_t p = 0; p < 25; p++) {
       const bool reads = std::abs(p / 5 - 2) <= 1 && std::abs(p % 5 - 2) <= 1;
       expect(

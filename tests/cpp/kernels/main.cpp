@@ -32,6 +32,7 @@ int main() {
       alone(test_halo_attention, *table, dtype, k::DType::f32);
       alone(test_winograd, *table, dtype, k::DType::f32);
       alone(test_depthwise, *table, dtype);
+      alone(test_expand_depthwise, *table, dtype);
       alone(test_matvec, *table, dtype);
     }
     alone(test_winograd, *table, k::DType::bf16, k::DType::bf16);

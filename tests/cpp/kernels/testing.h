@@ -176,6 +176,7 @@ void test_attention(const k::Table& table, k::DType operands);
 void test_halo_attention(const k::Table& table, k::DType dtype, k::DType operands);
 void test_winograd(const k::Table& table, k::DType dtype, k::DType operands);
 void test_depthwise(const k::Table& table, k::DType dtype);
+void test_expand_depthwise(const k::Table& table, k::DType dtype);
 void test_matvec(const k::Table& table, k::DType dtype);
 void test_linear(const k::Table& table, k::DType x_dtype);
 void test_rows(const k::Table& table);
