@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.adfast-installed
+BUILD := build/python
 SOURCES := $(shell find csrc kernels cmake CMakeLists.txt pyproject.toml constraints.txt -type f -not -name '*.pyc' 2>/dev/null)
 
 .PHONY: demo test test-cpp sanitize sanitize-tsan sanitize-asan soak fuzz bench gpu-check lint format clean help
@@ -30,7 +31,7 @@ $(STAMP): $(VENV)/bin/python $(SOURCES)
 	$(PIP) install --quiet torch==2.13.0
 	$(PIP) install --quiet -c constraints.txt torchvision scikit-build-core pybind11 cmake ninja onednn-devel-cpu-gomp
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --quiet -c constraints.txt --no-build-isolation \
-	  -C cmake.define.ADFAST_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" -e ".[dev]"
+	  -C build-dir=$(BUILD) -C cmake.define.ADFAST_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" -e ".[dev]"
 	@touch $@
 
 demo: $(STAMP)
@@ -49,11 +50,11 @@ test: $(STAMP) test-cpp $(VENV)/tensorrt10 $(VENV)/tensorrt11
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 	@echo "All tests passed. Next: make demo, or README.md for your own images."
 
+# Where the installation was built: what it compiled is there.
 test-cpp: $(STAMP)
-	$(BIN)/cmake -S . -B build/tests -G Ninja -DADFAST_BUILD_TESTS=ON -DADFAST_CUDA=off \
-	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
-	$(BIN)/cmake --build build/tests
-	$(BIN)/ctest --test-dir build/tests --output-on-failure -j 2
+	$(BIN)/cmake -S . -B $(BUILD) -DADFAST_BUILD_TESTS=ON
+	$(BIN)/cmake --build $(BUILD)
+	$(BIN)/ctest --test-dir $(BUILD) --output-on-failure -j 2
 
 # The engine from several threads under ThreadSanitizer, then, with broken plans and frames, under
 # AddressSanitizer and UndefinedBehaviorSanitizer: with one set of kernels, as instrumented ones take

@@ -1,4 +1,4 @@
-"""What the choice of convolution kernels brings: the engine as it is against oneDNN everywhere.
+"""What the choice of convolution kernels brings: the engine as it is against oneDNN's, step by step.
 
     python bench/tactics.py [--models MODEL ...] [--precision f32] [--budget SECONDS]
 
@@ -29,7 +29,7 @@ from models import MODELS, make
 import adfast
 from adfast.benchmark import machine, sample_frame
 from adfast.files import atomic_write
-from adfast.tune import HEADING
+from adfast.tune import HEADING, JOINED
 
 RESULTS = Path(__file__).parent / "results" / "tactics.json"
 FRAME = sample_frame(512, 512)
@@ -85,15 +85,17 @@ def by_kernel(direct: dict[str, list[dict]], own: dict[str, list[dict]]) -> dict
     """Sum the medians of the steps whose kernels differ, by the kernel that was chosen."""
     sums: dict[str, dict] = {}
     for name, found in own.items():
-        other = direct.get(name)
-        if other is None or other[0]["kernel"] == found[0]["kernel"]:
+        # A joined step has the names of what it is taken apart into.
+        parts = [direct[part] for part in ([name] if name in direct else name.split(JOINED))]
+        if parts[0][0]["kernel"] == found[0]["kernel"]:
             continue
         entry = sums.setdefault(
             found[0]["kernel"], {"steps": 0, "gflop": 0.0, "direct_ms": 0.0, "own_ms": 0.0}
         )
         entry["steps"] += 1
         entry["gflop"] += found[0]["gflop"]
-        entry["direct_ms"] += statistics.median(step["ms"] for step in other)
+        for part in parts:
+            entry["direct_ms"] += statistics.median(step["ms"] for step in part)
         entry["own_ms"] += statistics.median(step["ms"] for step in found)
     return sums
 

@@ -14,7 +14,7 @@ from adfast.devices import library_folders
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "ops"))  # for cases.py
-EMULATED = ROOT / "build" / "tests" / "tests" / "cuda" / "emulated"
+EMULATED = ROOT / "build" / "python" / "tests" / "cuda" / "emulated"
 
 
 @dataclass(frozen=True)
