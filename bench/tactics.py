@@ -1,4 +1,4 @@
-"""What the choice of convolution kernels brings: the engine as it is against oneDNN's, step by step.
+"""What the choice of kernels brings: the engine as it is against oneDNN's, step by step.
 
     python bench/tactics.py [--models MODEL ...] [--precision f32] [--budget SECONDS]
 
