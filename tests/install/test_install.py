@@ -43,9 +43,10 @@ def site_packages() -> list[str]:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
+    # In the folder where make has built it already.
     run(
         sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-        "--wheel-dir", folder, ROOT,
+        "-C", "build-dir=build/python", "--wheel-dir", folder, ROOT,
     )  # fmt: skip
     return next(folder.glob("adfast-*.whl"))
 
