@@ -93,6 +93,12 @@ class Case:
         return graph, inputs
 
 
+def rounded(array: np.ndarray) -> np.ndarray:
+    """float32 rounded to the nearest bfloat16, ties to even."""
+    bits = array.view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
 def act(*shape: int, low: float = -1.0, high: float = 1.0, near: float | None = None) -> Operand:
     return Operand(shape, low, high, False, near)
 

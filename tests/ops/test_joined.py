@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import rounded
 
 import adfast
 from adfast import _core
@@ -37,11 +38,6 @@ def bottleneck(graph, x, wide, kernel, stride=1, pads=None, activation="silu"):
     bias = graph.constant("deep.b", random.normal(size=wide))
     attrs |= {"groups": wide, "strides": [stride] * 2, "pads": pads or [kernel // 2] * 4}
     return between, graph.add("conv2d", [between, deep, bias], attrs, name="deep")[0]
-
-
-def rounded(array):
-    bits = array.view(np.uint32).astype(np.uint64)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import CASES, Case, act, const
+from cases import CASES, Case, act, const, rounded
 
 import adfast
 from adfast import _core
 from adfast.compiler import ops, reference
 from adfast.compiler.graph import Graph
 from adfast.compiler.writer import write_test_plan
-
-
-def rounded(array: np.ndarray) -> np.ndarray:
-    """float32 rounded to the nearest bfloat16, ties to even."""
-    bits = array.view(np.uint32).astype(np.uint64)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 def stored(case: Case, precision: str, seed: int = 0) -> list[np.ndarray | None]:
