@@ -286,13 +286,17 @@ def trust() -> str:
     lost = totals["submitted"] - sum(
         count for name, count in totals.items() if name in SOAK_OUTCOMES
     )
+
+    def rate(part: dict) -> str:
+        low, high = part["interval"]
+        return f"{part['slope_mb_per_hour']:+.2f} ({low:+.2f} to {high:+.2f})"
+
     lines = [
         f"{soak['minutes']:g} minutes of it: {totals['submitted']:,} frames through "
         f"{totals['streams']:,} streams, {lost} unaccounted for, {totals['failed']} failed; "
         f"{totals['plans loaded']:,} plans loaded, {totals['broken plans refused']:,} broken ones "
-        f"and {totals['bad frames refused']:,} bad frames refused; resident memory "
-        f"{memory['slope_mb_per_hour']:+.1f} MB an hour in the second half "
-        f"({memory['interval'][0]:+.1f} to {memory['interval'][1]:+.1f})."
+        f"and {totals['bad frames refused']:,} bad frames refused; resident memory in the second "
+        f"half {rate(memory['at_rest'])} MB an hour at rest, {rate(memory['busy'])} busy."
     ]
     for run in json.loads((RESULTS / "fuzz.json").read_text())["runs"]:
         found = len(run["failures"])

@@ -76,7 +76,7 @@ static void expand_depthwise_of(const ExpandDepthwiseArgs& a) {
 }
 
 static void expand_depthwise(const ExpandDepthwiseArgs& a) {
-  if (a.operands == DType::bf16) return expand_depthwise_of<Bf16, Bf16Operands>(a);
+  if (a.depthwise.dtype == DType::bf16) return expand_depthwise_of<Bf16, Bf16Operands>(a);
   expand_depthwise_of<float, F32Operands>(a);
 }
 

@@ -312,7 +312,6 @@ struct DepthwiseArgs {
 struct ExpandDepthwiseArgs {
   const void* x;  // [height][width][channels]; sizes but channels, and dtype, are depthwise's
   int64_t channels;
-  DType operands;                  // of the products: f32 if dtype is, bf16 if dtype is
   const void* weight;              // of winograd_weight for 1 output and a kernel of 1
   const float* bias;               // [depthwise.channels] or null
   Unary activation;                // as depthwise's

@@ -42,14 +42,14 @@ class ExpandDepthwise final : public Operator {
                                                 args.depthwise.stride, args.band)),
         flops_(expand.flops + depthwise.flops),
         weight_(kernels::winograd_weight_size(args.depthwise.channels, args.channels, 1, 1,
-                                              args.operands) *
+                                              args.depthwise.dtype) *
                 sizeof(float)),
         depthwise_weight_(depthwise_weight(*depthwise.weight)),
         bias_(expand.bias == nullptr ? std::vector<float>() : floats(*expand.bias)),
         depthwise_bias_(depthwise.bias == nullptr ? std::vector<float>() : floats(*depthwise.bias)),
         kernel_(std::string("adfast:expand_depthwise:") + device.kernels->name) {
     kernels::winograd_weight(floats(*expand.weight).data(), args.depthwise.channels, args.channels,
-                             1, 1, args.operands, weight_.data());
+                             1, 1, args.depthwise.dtype, weight_.data());
   }
 
   std::function<void()> bind(const Binding& binding) const override {
@@ -112,7 +112,6 @@ std::unique_ptr<Operator> make_expand_depthwise(const OperatorRequest& expand,
 
   kernels::ExpandDepthwiseArgs joined{};
   joined.channels = first.x[1];
-  joined.operands = kernel_type(device.features);
   joined.activation = *own_activation(first.activation);
   joined.depthwise = *args;
   joined.band = band_of(*args);

@@ -46,7 +46,6 @@ void test_expand_depthwise(const k::Table& table, k::DType dtype) {
     k::ExpandDepthwiseArgs args{};
     args.x = x.data();
     args.channels = c.channels;
-    args.operands = dtype;
     args.weight = packed.data();
     args.bias = c.bias ? expand_bias.data() : nullptr;
     args.activation = c.first;
@@ -127,7 +126,7 @@ void test_expand_depthwise(const k::Table& table, k::DType dtype) {
     k::DepthwiseArgs d{nullptr, 0, dtype,  5,       5,          1,        5, 5, 1, 1,
                        3,       1, weight, nullptr, activation, y.data(), 0, 5, 0, 0};
     table.expand_depthwise(
-        {x.data(), 2, dtype, packed.data(), nullptr, activation, d, 2, 0, 1, scratch.data()});
+        {x.data(), 2, packed.data(), nullptr, activation, d, 2, 0, 1, scratch.data()});
     for (int64_t p = 0; p < 25; p++) {
       const bool reads = std::abs(p / 5 - 2) <= 1 && std::abs(p % 5 - 2) <= 1;
       expect(
