@@ -41,6 +41,7 @@ import numpy as np
 import adfast
 from adfast.benchmark import machine
 from adfast.files import atomic_write
+from adfast.progress import phases
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -103,6 +104,7 @@ class Soak:
 
     def __init__(self, plans: list[Path], seconds: float, seed: int) -> None:
         self.plans, self.seed = plans, seed
+        self.commit = commit()  # of what runs, whatever is edited meanwhile
         self.begun = time.monotonic()
         self.end = self.begun + seconds
         self.lock = threading.Lock()
@@ -348,32 +350,35 @@ def main() -> int:
 
 
 def watch(soak: Soak) -> tuple[list[tuple[float, float, float]], list[tuple[float, float]]]:
-    """Watch until the end: samples (seconds, MB, p99) of the busy process, and of rests (s, MB).
-
-    The memory of a sample is the least since the last one, as frames in queues come and go.
-    """
+    """Watch until the end: samples (seconds, MB, p99) of the busy process, and of rests (s, MB)."""
     samples, rests = [], []
     next_rest = time.monotonic() + REST_EVERY
-    while not soak.over():
-        least = resident()
-        until = min(time.monotonic() + SAMPLE_EVERY, soak.end)
-        while time.monotonic() < until:
-            time.sleep(0.02)
-            least = min(least, resident())
-        with soak.lock:
-            latencies, soak.latencies = soak.latencies, []
-        p99 = float(np.quantile(latencies, 0.99)) if latencies else float("nan")
-        samples.append((time.monotonic() - soak.begun, least, p99))
-        if time.monotonic() - soak.moved > STALL:
-            soak.problem(f"no result for {STALL:.0f} s: deadlock")
-        if time.monotonic() > next_rest and not soak.over():
-            del latencies
-            if not soak.rest.begin(STALL):
-                soak.problem(f"streams did not end within {STALL:.0f} s: deadlock")
-            rests.append((time.monotonic() - soak.begun, at_rest()))
-            soak.rest.end()
-            next_rest += REST_EVERY
+    with phases(quiet=False) as phase:
+        while not soak.over():
+            phase("soak", int(time.monotonic() - soak.begun), int(soak.end - soak.begun))
+            samples.append(busy_sample(soak))
+            if time.monotonic() - soak.moved > STALL:
+                soak.problem(f"no result for {STALL:.0f} s: deadlock")
+            if time.monotonic() > next_rest and not soak.over():
+                if not soak.rest.begin(STALL):
+                    soak.problem(f"streams did not end within {STALL:.0f} s: deadlock")
+                rests.append((time.monotonic() - soak.begun, at_rest()))
+                soak.rest.end()
+                next_rest += REST_EVERY
     return samples, rests
+
+
+def busy_sample(soak: Soak) -> tuple[float, float, float]:
+    """Watch for a while; the memory is the least seen, as frames in queues come and go."""
+    least = resident()
+    until = min(time.monotonic() + SAMPLE_EVERY, soak.end)
+    while time.monotonic() < until:
+        time.sleep(0.02)
+        least = min(least, resident())
+    with soak.lock:
+        latencies, soak.latencies = soak.latencies, []
+    p99 = float(np.quantile(latencies, 0.99)) if latencies else float("nan")
+    return time.monotonic() - soak.begun, least, p99
 
 
 def at_rest() -> float:
@@ -436,7 +441,7 @@ def summarise(soak: Soak, samples: list, rests: list, args: argparse.Namespace) 
     parts = [part for part in np.array_split(np.array(p99), 6) if part.size]
     return {
         "command": f"python bench/soak.py --minutes {args.minutes:g}",
-        "commit": commit(),
+        "commit": soak.commit,
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "minutes": args.minutes,

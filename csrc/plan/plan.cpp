@@ -1,21 +1,14 @@
 #include "plan/plan.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <new>
 
 #include "core/error.h"
 #include "plan/byte_reader.h"
+#include "plan/file.h"
 
 namespace adfast {
 namespace {
@@ -29,12 +22,8 @@ constexpr std::array<std::string_view, 8> section_names = {
 // The last may be absent, and is in plans of format 3 on.
 constexpr size_t least_sections = section_names.size() - 1;
 constexpr uint32_t tensorrt_version = 3;
-constexpr uint32_t max_rank = 8;
-// What kernels index with 32 bits stays within them.
-constexpr int64_t max_elements = (int64_t{1} << 31) - 1;
 // Far beyond any plan; what is larger is refused before memory is taken for it.
 constexpr uint64_t max_file_size = uint64_t{1} << 34;
-constexpr uint32_t max_records = 1 << 20;  // values, nodes, outputs
 constexpr int64_t max_golden_side = 65535;
 
 constexpr uint32_t flag_signed = 1;
@@ -46,23 +35,6 @@ constexpr std::string_view signature_domain = "adfast plan signature 1\n";
 
 [[noreturn]] void damaged(const std::string& path, const std::string& what) {
   throw Error(ErrorKind::plan, path + ": " + what + "; the file is damaged, build the plan again");
-}
-
-struct Memory {
-  std::shared_ptr<std::byte> owner;
-  std::span<std::byte> bytes;
-};
-
-// Throws std::bad_alloc where there is none.
-Memory allocate(uint64_t size) {
-  constexpr size_t huge_page = size_t{1} << 21;
-  const bool large = size >= 4 * huge_page;
-  void* address = nullptr;
-  if (::posix_memalign(&address, large ? huge_page : 64, size) != 0) throw std::bad_alloc();
-  // One fault for two megabytes instead of five hundred; where it is refused nothing is lost.
-  if (large) ::madvise(address, size, MADV_HUGEPAGE);
-  auto* bytes = static_cast<std::byte*>(address);
-  return {{bytes, [](std::byte* p) { std::free(p); }}, {bytes, size}};
 }
 
 void check_magic(const std::string& path, std::span<const std::byte> header) {
@@ -83,43 +55,6 @@ void check_size(const std::string& path, uint64_t size) {
   }
 }
 
-class File {
- public:
-  explicit File(const std::string& path)
-      : path_(path), number_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
-    if (number_ < 0) fail(std::strerror(errno));
-  }
-  ~File() {
-    if (number_ >= 0) ::close(number_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-
-  uint64_t size() const {
-    struct stat status{};
-    if (::fstat(number_, &status) != 0 || !S_ISREG(status.st_mode)) fail("not a regular file");
-    return static_cast<uint64_t>(status.st_size);
-  }
-
-  void read(std::span<std::byte> into) {
-    while (!into.empty()) {
-      const ssize_t got = ::read(number_, into.data(), into.size());
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) fail(std::strerror(errno));
-      if (got == 0) fail("it became shorter while it was read");
-      into = into.subspan(static_cast<size_t>(got));
-    }
-  }
-
- private:
-  [[noreturn]] void fail(const std::string& why) const {
-    throw Error(ErrorKind::io, "cannot open plan " + path_ + ": " + why);
-  }
-
-  const std::string& path_;
-  int number_;
-};
-
 // Read, not mapped: a mapped file that someone cuts short ends the process, and one that someone
 // writes to changes after it was checked.
 Memory read_file(const std::string& path) {
@@ -135,117 +70,8 @@ Memory read_file(const std::string& path) {
   return memory;
 }
 
-Table read_table(ByteReader& in, std::string owner) {
-  Table table;
-  table.owner = std::move(owner);
-  const uint32_t count = in.count(5);
-  for (uint32_t i = 0; i < count; ++i) {
-    std::string key = in.text();
-    Field field;
-    switch (const auto type = in.number<uint8_t>()) {
-      case 1:
-        field = in.number<int64_t>();
-        break;
-      case 2:
-        field = in.number<double>();
-        break;
-      case 3:
-        field = in.text();
-        break;
-      case 4:
-        field = in.numbers<int64_t>();
-        break;
-      case 5:
-        field = in.numbers<double>();
-        break;
-      default:
-        in.fail("'" + key + "' has type " + std::to_string(type) + ", expected 1 to 5");
-    }
-    if (!table.entries.emplace(key, std::move(field)).second) in.fail("'" + key + "' twice");
-  }
-  return table;
-}
-
-Shape read_shape(ByteReader& in, uint32_t rank, const std::string& name) {
-  Shape shape(rank);
-  int64_t count = 1;
-  for (int64_t& dim : shape) {
-    dim = in.number<int64_t>();
-    if (dim < 1 || dim > max_elements) {
-      in.fail("value '" + name + "' has a dimension of " + std::to_string(dim) +
-              ", expected 1 to " + std::to_string(max_elements));
-    }
-    if (count > max_elements / dim) {
-      in.fail("value '" + name + "' has too many elements, expected at most " +
-              std::to_string(max_elements));
-    }
-    count *= dim;
-  }
-  return shape;
-}
-
-// A count of records that stand for larger things in memory than in the file.
-uint32_t read_count(ByteReader& in, size_t least, const char* what) {
-  const uint32_t count = in.count(least);
-  if (count > max_records) {
-    in.fail(std::to_string(count) + ' ' + what + ", expected at most " +
-            std::to_string(max_records));
-  }
-  return count;
-}
-
-// A NaN passes every comparison that is written the other way round: none comes in.
-void require_finite(const Table& table, const ByteReader& in) {
-  const auto finite = [](double value) { return std::isfinite(value); };
-  for (const auto& [key, field] : table.entries) {
-    const auto* one = std::get_if<double>(&field);
-    const auto* many = std::get_if<std::vector<double>>(&field);
-    if ((one != nullptr && !finite(*one)) ||
-        (many != nullptr && !std::all_of(many->begin(), many->end(), finite))) {
-      in.fail("'" + key + "' of " + table.owner + " is not a finite number");
-    }
-  }
-}
-
-std::vector<int32_t> read_ids(ByteReader& in, size_t values, bool may_be_absent) {
-  std::vector<int32_t> ids = in.numbers<int32_t>();
-  for (int32_t id : ids) {
-    if (id < (may_be_absent ? -1 : 0) || id >= static_cast<int64_t>(values)) {
-      in.fail("value number " + std::to_string(id) + " of " + std::to_string(values));
-    }
-  }
-  return ids;
-}
-
-// Every value is set exactly once, before it is used: the property the runtime's planning rests on.
-void check_order(const Graph& graph, const ByteReader& in) {
-  std::vector<bool> set(graph.values.size());
-  for (size_t i = 0; i < set.size(); ++i) set[i] = graph.values[i].constant;
-  const auto define = [&](int32_t id) {
-    if (set[id]) in.fail("value '" + graph.values[id].name + "' is set twice");
-    set[id] = true;
-  };
-  const auto use = [&](int32_t id) {
-    if (!set[id]) in.fail("value '" + graph.values[id].name + "' is used before it is set");
-  };
-  for (int32_t id : graph.inputs) define(id);
-  for (const Node& node : graph.nodes) {
-    for (int32_t id : node.inputs) {
-      if (id >= 0) use(id);
-    }
-    for (int32_t id : node.outputs) define(id);
-  }
-  for (size_t i = 0; i < graph.outputs.size(); ++i) {
-    use(graph.outputs[i].second);
-    if (graph.output(graph.outputs[i].first) != graph.outputs[i].second) {
-      in.fail("output '" + graph.outputs[i].first + "' twice");
-    }
-  }
-}
-
 std::vector<GoldenFrame> read_golden(ByteReader in, Table* info) {
   *info = read_table(in, "golden frames");
-  require_finite(*info, in);
   std::vector<GoldenFrame> frames(in.count(24));
   const auto is_side = [](int64_t side) { return side >= 1 && side <= max_golden_side; };
   for (GoldenFrame& frame : frames) {
@@ -328,7 +154,6 @@ std::vector<Section> read_sections(const std::string& path, std::span<const std:
 TensorRtSection read_tensorrt(ByteReader in) {
   TensorRtSection section;
   section.info = read_table(in, "tensorrt");
-  require_finite(section.info, in);
   section.version = section.info.text("version");
   section.capability = section.info.text("capability");
   section.precision = section.info.text("precision");
@@ -381,130 +206,11 @@ void check_threshold(const Table& calibration) {
 
 }  // namespace
 
-template <class T>
-const T& Table::get(std::string_view key, const char* type) const {
-  const auto found = entries.find(key);
-  if (found == entries.end()) {
-    throw Error(ErrorKind::plan, "[" + owner + "] '" + std::string(key) + "' is missing");
-  }
-  const T* value = std::get_if<T>(&found->second);
-  if (value == nullptr) {
-    throw Error(ErrorKind::plan, "[" + owner + "] '" + std::string(key) + "' is not " + type);
-  }
-  return *value;
-}
-
-template const int64_t& Table::get<int64_t>(std::string_view, const char*) const;
-template const std::vector<int64_t>& Table::get<std::vector<int64_t>>(std::string_view,
-                                                                      const char*) const;
-template const double& Table::get<double>(std::string_view, const char*) const;
-template const std::string& Table::get<std::string>(std::string_view, const char*) const;
-
-std::vector<int64_t> Table::integers(std::string_view key, size_t count, int64_t low,
-                                     int64_t high) const {
-  const auto& values = integers(key);
-  const bool fits =
-      values.size() == count &&
-      std::all_of(values.begin(), values.end(), [&](int64_t v) { return v >= low && v <= high; });
-  if (!fits) {
-    throw Error(ErrorKind::plan, "[" + owner + "] '" + std::string(key) + "' is " +
-                                     to_string(values) + ", expected " + std::to_string(count) +
-                                     " values from " + std::to_string(low) + " to " +
-                                     std::to_string(high));
-  }
-  return values;
-}
-
-std::vector<double> Table::reals(std::string_view key, size_t count) const {
-  const auto& values = get<std::vector<double>>(key, "a list of real numbers");
-  if (values.size() != count ||
-      !std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); })) {
-    throw Error(ErrorKind::plan, "[" + owner + "] '" + std::string(key) + "' has " +
-                                     std::to_string(values.size()) + " values, expected " +
-                                     std::to_string(count) + " finite ones");
-  }
-  return values;
-}
-
-std::optional<Levels> Node::input_levels() const {
-  if (!attrs.has("input_scale")) return std::nullopt;
-  const auto scale = static_cast<float>(attrs.real("input_scale"));
-  const int64_t zero = attrs.integer("input_zero");
-  // Reciprocals and products of scales must be floats too.
-  if (!(scale >= 1e-18f && scale <= 1e18f) || zero < 0 || zero > 255) {
-    throw Error(ErrorKind::plan, "[" + attrs.owner + "] is quantised with scale " +
-                                     std::to_string(scale) + " and zero " + std::to_string(zero) +
-                                     ", expected 1e-18 to 1e18 and 0 to 255");
-  }
-  return Levels{scale, static_cast<int32_t>(zero)};
-}
-
-int32_t Graph::output(std::string_view role) const {
-  for (const auto& [name, id] : outputs) {
-    if (name == role) return id;
-  }
-  return -1;
-}
-
 std::span<const std::byte> Plan::section(std::string_view name) const {
   for (const Section& section : sections) {
     if (section.name == name) return bytes_.subspan(section.offset, section.size);
   }
   throw Error(ErrorKind::argument, "a plan has no section '" + std::string(name) + "'");
-}
-
-Graph read_graph(std::span<const std::byte> bytes, std::span<const std::byte> weights) {
-  ByteReader in(bytes, "graph");
-  Graph graph;
-  graph.values.resize(read_count(in, 8, "values"));
-  for (Value& value : graph.values) {
-    value.name = in.text();
-    const auto dtype = in.number<uint8_t>();
-    const auto kind = in.number<uint8_t>();
-    const auto rank = in.number<uint8_t>();
-    const auto zero = in.number<uint8_t>();
-    if (dtype > 1 || kind > 1 || dtype > kind || rank > max_rank || zero != 0) {
-      in.fail("value '" + value.name + "' has an unknown type, kind or rank");
-    }
-    value.shape = read_shape(in, rank, value.name);
-    value.constant = kind == 1;
-    if (dtype == 1) value.type = DType::i32;
-    if (!value.constant) continue;
-    const auto offset = in.number<uint64_t>();
-    const auto size = in.number<uint64_t>();
-    const auto expected = static_cast<uint64_t>(element_count(value.shape)) * 4;
-    if (size != expected || offset % 64 != 0 || offset > weights.size() ||
-        size > weights.size() - offset) {
-      in.fail("constant '" + value.name + "' " + to_string(value.shape) + " lies at " +
-              std::to_string(offset) + " with " + std::to_string(size) + " bytes, expected " +
-              std::to_string(expected) + " bytes within the section 'weights'");
-    }
-    value.data = weights.subspan(offset, size);
-  }
-  graph.nodes.resize(read_count(in, 20, "nodes"));
-  for (Node& node : graph.nodes) {
-    node.op = in.text();
-    node.name = in.text();
-    node.inputs = read_ids(in, graph.values.size(), true);
-    node.outputs = read_ids(in, graph.values.size(), false);
-    node.attrs = read_table(in, node.op + " '" + node.name + "'");
-    if (node.input_levels() && node.op != "conv2d" && node.op != "linear") {
-      in.fail(node.attrs.owner + " has a quantised input; only conv2d and linear may");
-    }
-    require_finite(node.attrs, in);
-  }
-  graph.inputs = read_ids(in, graph.values.size(), false);
-  graph.outputs.resize(read_count(in, 8, "outputs"));
-  for (auto& [role, id] : graph.outputs) {
-    role = in.text();
-    id = in.number<int32_t>();
-    if (id < 0 || id >= static_cast<int64_t>(graph.values.size())) {
-      in.fail("output '" + role + "' names value " + std::to_string(id));
-    }
-  }
-  in.expect_end();
-  check_order(graph, in);
-  return graph;
 }
 
 Plan Plan::open(const std::string& path, const SealCheck& check) {
@@ -576,7 +282,6 @@ void Plan::read(const std::string& path, const SealCheck& check) {
     ByteReader reader(section(name), name);
     Table table = read_table(reader, name);
     reader.expect_end();
-    require_finite(table, reader);
     return table;
   };
   fields = table_of("fields");

@@ -4,85 +4,23 @@
 #include <array>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <variant>
 #include <vector>
 
 #include "core/frame.h"
-#include "core/tensor.h"
+#include "plan/graph.h"
 #include "plan/sha256.h"
+#include "plan/table.h"
 
 namespace adfast {
 
 // The newest format that is read. Format 2 is format 1 with a signature behind the last section,
 // format 3 has a section "tensorrt" too.
 inline constexpr uint32_t plan_version = 3;
-
-using Field = std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>>;
-
-// String keys to typed values. The getters refuse a missing key or another type by name.
-class Table {
- public:
-  std::map<std::string, Field, std::less<>> entries;
-  std::string owner;  // what the errors call it
-
-  bool has(std::string_view key) const { return entries.find(key) != entries.end(); }
-  int64_t integer(std::string_view key) const { return get<int64_t>(key, "an integer"); }
-  double real(std::string_view key) const { return get<double>(key, "a real number"); }
-  const std::string& text(std::string_view key) const { return get<std::string>(key, "a text"); }
-  const std::vector<int64_t>& integers(std::string_view key) const {
-    return get<std::vector<int64_t>>(key, "a list of integers");
-  }
-  // `count` values, each within [low, high].
-  std::vector<int64_t> integers(std::string_view key, size_t count, int64_t low,
-                                int64_t high) const;
-  std::vector<double> reals(std::string_view key, size_t count) const;
-  const std::vector<double>& reals(std::string_view key) const {
-    return get<std::vector<double>>(key, "a list of real numbers");
-  }
-
- private:
-  template <class T>
-  const T& get(std::string_view key, const char* type) const;
-};
-
-struct Value {
-  std::string name;
-  Shape shape;
-  bool constant = false;
-  DType type = DType::f32;          // i32 for constant indices
-  std::span<const std::byte> data;  // of constants only
-};
-
-struct Node {
-  std::string op;
-  std::string name;
-  std::vector<int32_t> inputs;  // -1: absent
-  std::vector<int32_t> outputs;
-  Table attrs;
-
-  // How the first input is stored where the step runs in int8; none: it never does.
-  std::optional<Levels> input_levels() const;
-};
-
-struct Graph {
-  std::vector<Value> values;
-  std::vector<Node> nodes;  // in an order in which they can run
-  std::vector<int32_t> inputs;
-  std::vector<std::pair<std::string, int32_t>> outputs;  // role, value
-
-  int32_t output(std::string_view role) const;  // -1 when there is none
-};
-
-std::string print(const Graph& graph);
-
-// Parses the plan's sections of these names; the constants stay where they are in `weights`.
-Graph read_graph(std::span<const std::byte> graph, std::span<const std::byte> weights);
 
 struct GoldenFrame {
   int64_t height = 0, width = 0;

@@ -1,7 +1,7 @@
 // A graph as text, a line per node: what `adfast info --graph` shows.
 #include <cstdio>
 
-#include "plan/plan.h"
+#include "plan/graph.h"
 
 namespace adfast {
 namespace {

@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "plan/plan.h"
+#include "plan/graph.h"
 #include "runtime/operator.h"
 #include "runtime/program.h"
 #include "runtime/session.h"

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/tensor.h"
-#include "plan/plan.h"
+#include "plan/graph.h"
 #include "runtime/tactics.h"
 
 namespace adfast {

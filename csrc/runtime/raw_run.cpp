@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "plan/plan.h"
 #include "runtime/program.h"
 
 namespace adfast {

@@ -105,11 +105,6 @@ def test_frames_side_by_side_give_the_bits_of_one_alone(tiny_plan, frames_at_onc
     assert np.array_equal(alone.predict(frames[0]).map, engine.predict(frames[0]).map)
 
 
-def test_threads_do_not_change_the_bits(tiny_plan):
-    maps = [adfast.load(tiny_plan, threads=n).predict(FRAME).map for n in (1, 2, 3, 4)]
-    assert all(np.array_equal(maps[0], other) for other in maps[1:])
-
-
 def test_one_engine_from_many_threads(engine):
     frames = [np.full((30, 30), 20 * i, np.uint8) for i in range(8)]
     expected = [engine.predict(frame).score for frame in frames]

@@ -12,8 +12,6 @@ namespace {
 
 using dnnl::memory;
 
-constexpr int64_t worth_a_convolution = 16;  // rows
-
 // Of x, the weight (as the plan has it) and y: [rows][columns], or pixels in a row with channels.
 struct Descriptions {
   memory::desc x, plain, any, bias, y, residual;
@@ -85,7 +83,7 @@ std::unique_ptr<Operator> make_linear(const OperatorRequest& request, const Devi
   // Without AVX-512 oneDNN multiplies floats by its GEMM, and walks over the results once more for
   // bias and activation. Its convolutions apply them to the sums.
   const bool twice = std::string(product.impl_info_str()).starts_with("gemm:");
-  if (int8 || !twice || linear.rows < worth_a_convolution) {
+  if (int8 || !twice) {
     return finished(dnnl::matmul(product), product);
   }
   parts = as_pixels(request, linear);
