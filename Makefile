@@ -47,7 +47,7 @@ $(VENV)/tensorrt%: $(VENV)/bin/python
 TEST_PROCESSES ?= 2
 # Without cards: what they compute is `make gpu-check`'s.
 test: $(STAMP) test-cpp $(VENV)/tensorrt10 $(VENV)/tensorrt11
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 	@echo "All tests passed. Next: make demo, or README.md for your own images."
 
 # Where the installation was built: what it compiled is there.

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from adfast import _core
 from adfast.compiler.graph import Graph
 from adfast.compiler.writer import Golden, GoldenFrame, plan_fields, write_plan, write_test_plan
 from adfast.errors import ArgumentError
+
+#: Folders with files that take minutes: they begin first, so that no process ends alone with one.
+LONG = ("triton_kernels", "training", "cli", "cuda", "export", "trt", "ops")
+
+
+def pytest_collection_modifyitems(items):
+    """Order the tests for `make test`, whose processes take file after file."""
+    places = {folder: place for place, folder in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, len(places)))
 
 
 def tiny_graph(resize=(18, 20), crop=(16, 16)) -> Graph:
@@ -156,12 +167,20 @@ def plan_of_model(tmp_path_factory):
     from adfast.compiler import compile_onnx
     from adfast.export import export_onnx
 
-    made: dict[str, Path] = {}
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # all workers': the first that wants a small one makes it
 
     def make(name: str, config: dict | None = None) -> Path:
-        if config is None and name in made:
-            return made[name]
-        chosen = SMALL_MODELS[name] if config is None else config
+        if config is not None:
+            return written(name, config, tmp_path_factory.mktemp(name))
+        folder = base / f"small_{name}"
+        with FileLock(base / f"small_{name}.lock"):
+            done = folder / "model.plan"
+            return done if done.exists() else written(name, SMALL_MODELS[name], folder)
+
+    def written(name: str, chosen: dict, folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
         torch.manual_seed(0)
         model = models.create(name, chosen).eval()
         for module in model.modules():
@@ -170,13 +189,10 @@ def plan_of_model(tmp_path_factory):
                 torch.nn.init.normal_(module.bias, 0, 0.2)
                 torch.nn.init.normal_(module.running_mean, 0, 0.2)
                 torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-        folder = tmp_path_factory.mktemp(name)
         info = {"model": name, "config": chosen}
         compiled = compile_onnx(export_onnx((model, info), folder / "model.onnx"))
         path = folder / "model.plan"
         write_plan(path, compiled.graph, compiled.fields, {}, Golden(), {}, {})
-        if config is None:
-            made[name] = path
         return path
 
     return make
