@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import datetime
+import functools
 import gc
 import json
 import os
@@ -133,6 +134,7 @@ class Soak:
     def worker(self, work, *args) -> threading.Thread:
         """Start a thread that does pieces of work, with a rest between them where one is wanted."""
 
+        @functools.wraps(work)  # a problem is told by its name
         def pieces() -> None:
             try:
                 while not self.over():

@@ -3,7 +3,7 @@
     python kernels/triton/compile.py                      # write ptx.tar.xz and manifest.json anew
     python kernels/triton/compile.py --only conv2d        # only these, and what is new
     python kernels/triton/compile.py --check              # does Triton still yield exactly these?
-    python kernels/triton/compile.py --check --targets 80,90
+    python kernels/triton/compile.py --check --in-turn    # each variant for one target only
     python kernels/triton/compile.py --list               # names of the variants
 
 No GPU and no installed adfast are needed, only PyTorch and the Triton of constraints.txt: another
@@ -299,8 +299,11 @@ def build(only: str = "") -> str:
     )
 
 
-def differences(targets: list[int], only: str = "") -> list[str]:
-    """Compile again and say where the kept files differ; an empty list if nowhere."""
+def differences(targets: list[int], in_turn: bool = False, only: str = "") -> list[str]:
+    """Compile again and say where the kept files differ; an empty list if nowhere.
+
+    With `in_turn` each variant is compiled for one of the targets, the next one for the next.
+    """
     import triton
 
     manifest = json.loads(MANIFEST.read_text())
@@ -314,7 +317,7 @@ def differences(targets: list[int], only: str = "") -> list[str]:
     listed = {entry["file"] for variant in kept.values() for entry in variant["targets"].values()}
     if listed != set(files):
         found.append(f"archive and manifest disagree about {sorted(listed ^ set(files))}")
-    for variant in variants():
+    for place, variant in enumerate(variants()):
         described = kept.get(variant.name, {})
         if without_targets(described) != describe(variant):
             found.append(f"{variant.name}: the manifest describes it otherwise")
@@ -322,7 +325,8 @@ def differences(targets: list[int], only: str = "") -> list[str]:
             content = files.get(entry["file"], b"")
             if hashlib.sha256(content).hexdigest() != entry["sha256"]:
                 found.append(f"{variant.name} for {target}: the archive's hash is another")
-        for target in targets if only in variant.name else ():
+        chosen = [targets[place % len(targets)]] if in_turn else targets
+        for target in chosen if only in variant.name else ():
             entry, ptx = compile_variant(variant, target)
             told = described.get("targets", {}).get(str(target), {})
             if told != entry:
@@ -347,6 +351,11 @@ def main(argv: list[str] | None = None) -> int:
         "others only the kept hashes are checked",
     )
     parser.add_argument(
+        "--in-turn",
+        action="store_true",
+        help="with --check: each variant for one of the targets, the next one for the next",
+    )
+    parser.add_argument(
         "--only",
         default="",
         metavar="TEXT",
@@ -365,7 +374,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.list:
             print("\n".join(variant.name for variant in variants()))
         elif options.check:
-            found = differences(targets, options.only)
+            found = differences(targets, options.in_turn, options.only)
             print("\n".join(found) or "Triton yields exactly what is kept.")
             return 1 if found else 0
         else:
