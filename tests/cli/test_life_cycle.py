@@ -169,6 +169,23 @@ def test_demo_refuses_before_it_draws(tmp_path, capsys):
     assert not (tmp_path / "demo").exists()
 
 
+def test_demo_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, capsys):
+    typed = []
+
+    def interrupted(words):
+        typed.append(words)
+        (tmp_path / "demo/run").mkdir(exist_ok=True)
+        (tmp_path / "demo/run/last.safetensors").touch()
+        return 130
+
+    run = cli.main
+    monkeypatch.setattr(cli, "main", interrupted)
+    for _ in range(2):
+        assert run(["demo", "--out", str(tmp_path / "demo"), "--images", "10"]) == 130
+    assert [words[:2] for words in typed] == [["train", "gtrans"]] * 2
+    assert typed[1] == [*typed[0], "--resume"]
+
+
 @pytest.mark.parametrize("change", ["truncate", "flip"])
 @pytest.mark.parametrize("command", ["info", "selftest", "predict", "bench"])
 def test_a_damaged_plan_is_one_message(plan, life, command, change, capsys):

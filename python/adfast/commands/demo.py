@@ -78,10 +78,12 @@ def run(args: argparse.Namespace) -> int:
             raise AdfastError(f"stopped: the command above ended with exit code {code}")
 
     step("training on the good images only")
+    # Where it was interrupted, or is made again.
+    begun = ("--resume",) if (trained / "last.safetensors").is_file() else ()
     adfast(
         *("train", "gtrans", "--data", data, "--backbone", "resnet18", "--weights", args.weights),
         *("--epochs", args.epochs, "--size", args.size, "--resize", args.size),
-        *("--batch", 8, "--seed", args.seed, "--out", trained),
+        *("--batch", 8, "--seed", args.seed, "--out", trained, *begun),
     )
     step("compiling the plan: calibration on held-out good images, parity, golden frames")
     # f32, so that "does the engine compute what was trained" is answered with many digits.
