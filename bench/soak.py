@@ -339,10 +339,12 @@ def main() -> int:
     for name in ("at_rest", "busy"):
         memory = report["memory"][name]
         low, high = memory["interval"]
+        told = f"{memory['slope_mb_per_hour']:+.2f} an hour ({low:+.2f} to {high:+.2f})"
+        if not report["memory"]["told"]:
+            told = "too short a run to tell growth from warming up"
         print(
             f"memory {name.replace('_', ' '):<15} {memory['first_mb']:.2f} to "
-            f"{memory['last_mb']:.2f} MB after warm-up, {memory['slope_mb_per_hour']:+.2f} an hour "
-            f"({low:+.2f} to {high:+.2f})"
+            f"{memory['last_mb']:.2f} MB after warm-up, {told}"
         )
     print(f"p99 of submit to result, by part of the run: {report['p99_ms']} ms")
     for text in report["problems"]:
