@@ -80,8 +80,9 @@ std::unique_ptr<Operator> make_linear(const OperatorRequest& request, const Devi
   };
   const dnnl::matmul::primitive_desc product(device.engine, parts.x, parts.any, parts.bias, parts.y,
                                              attributes());
-  // Without AVX-512 oneDNN multiplies floats by its GEMM, and walks over the results once more for
-  // bias and activation. Its convolutions apply them to the sums.
+  // Without AVX-512 oneDNN multiplies floats by its GEMM, which walks over the results once more
+  // for bias and activation, and shares out the terms of few rows' sums among threads, so that bits
+  // depend on their number. Its convolutions do neither.
   const bool twice = std::string(product.impl_info_str()).starts_with("gemm:");
   if (int8 || !twice) {
     return finished(dnnl::matmul(product), product);
