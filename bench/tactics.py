@@ -33,7 +33,7 @@ from adfast.tune import HEADING, JOINED
 
 RESULTS = Path(__file__).parent / "results" / "tactics.json"
 FRAME = sample_frame(512, 512)
-# Winograd's sums round otherwise than direct ones; f32 results must stay this close.
+# Winograd's and Strassen's sums round otherwise than direct ones; f32 results must stay this close.
 TOLERANCE = {"f32": 1e-4, "bf16": 0.25}
 LEAST = 5
 

@@ -287,6 +287,16 @@ struct LinearArgs {
 };
 constexpr int64_t kLinearRows = 32, kLinearPanel = 32;  // computed together
 
+// The same with an eighth of the products less, by Strassen's algorithm. Of `linear`: x is f32, or
+// bf16 with a depth that is a multiple of 4; depth and width are even; row_begin is even, and
+// row_end too unless it is `rows`; the weight is that of strassen_weight, the panels are
+// strassen_panels; factor is ignored.
+struct StrassenArgs {
+  LinearArgs linear;
+  int64_t block;   // pairs of rows computed together
+  float* scratch;  // strassen_scratch floats per concurrent call
+};
+
 // A convolution of every channel by itself, kernel 3 or 5, stride 1 or 2, zeros being around x:
 // y = activation(x * weight + bias). Rows row_begin..row_end - 1 and channels channel_begin..
 // channel_end - 1 of y only.
@@ -406,6 +416,7 @@ struct Table {
   void (*expand_depthwise)(const ExpandDepthwiseArgs&);
   void (*matvec)(const MatvecArgs&);
   void (*linear)(const LinearArgs&);  // null: no tiles
+  void (*strassen)(const StrassenArgs&);
   void (*layer_norm)(const LayerNormArgs&);
   void (*softmax)(const SoftmaxArgs&);
   void (*unary)(const UnaryArgs&);
@@ -444,6 +455,15 @@ int64_t linear_panels(int64_t width);
 // Takes a matrix, [width][depth] in bf16 or s8, to panels: linear_weight_bytes.
 void linear_weight(const void* weight, int64_t width, int64_t depth, DType x_dtype, void* packed);
 size_t linear_weight_bytes(int64_t width, int64_t depth, DType x_dtype);
+
+// Panels of outputs that strassen computes together, of each half of them.
+int64_t strassen_panels(int64_t width);
+// Takes a matrix, [width][depth], to the seven sums of its quarters: strassen_weight_size words of
+// four bytes.
+void strassen_weight(const float* weight, int64_t width, int64_t depth, DType operands,
+                     void* packed);
+size_t strassen_weight_size(int64_t width, int64_t depth, DType operands);
+size_t strassen_scratch(int64_t block, int64_t depth, DType operands);
 
 // The best set this processor (and its operating system) runs.
 Isa best_isa();

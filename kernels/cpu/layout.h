@@ -59,6 +59,13 @@ static constexpr int64_t winograd_plane(int64_t tiles, int64_t row) {
   return round_up(tiles * row, 1024) + kMaxLanes;
 }
 
+// A row of a sum of parts of x in strassen, likewise, and all five sums of a block of pairs of
+// rows.
+static constexpr int64_t strassen_row(int64_t words) { return winograd_row(words); }
+static constexpr int64_t strassen_sums(int64_t block, int64_t words) {
+  return 5 * block * strassen_row(words);
+}
+
 // A row of an image with one more pixel on either side.
 static constexpr int64_t gms_row(int64_t width, int64_t channels) { return (width + 2) * channels; }
 

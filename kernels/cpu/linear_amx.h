@@ -3,47 +3,12 @@
 // load feeds two products; bias, residual and activation are added on the way from the tiles to y,
 // while the next sums are under way.
 #pragma once
-#include "elementwise.h"
+#include "linear.h"
 
 namespace adfast::kernels::ADFAST_ISA {
 
 constexpr int64_t kLinearStep = 64;     // bytes of a row that one instruction takes
 constexpr int64_t kResident = 1 << 20;  // bytes that stay in the second-level cache
-
-// The same as gelu of simd.h, good enough to be rounded to bf16. The error function is Abramowitz
-// and Stegun's 7.1.26, to 1.5e-7.
-static inline Vec gelu_rough(Vec x) {
-  const Vec z = abs(x) * set1(0.707106781f);
-  const Vec t = reciprocal(fma(z, set1(0.3275911f), set1(1.0f)));
-  Vec p = set1(0.5f * 1.061405429f);
-  p = fma(p, t, set1(0.5f * -1.453152027f));
-  p = fma(p, t, set1(0.5f * 1.421413741f));
-  p = fma(p, t, set1(0.5f * -0.284496736f));
-  p = fma(p, t, set1(0.5f * 0.254829592f));
-  const Vec tail = p * t * exp2_rough(z * z * set1(-1.44269504f));
-  // -infinity times its tail of 0 would be NaN.
-  const Vec bounded = max(set1(-20.0f), x);
-  return select_less(x, set1(0.0f), bounded * tail, x * (set1(1.0f) - tail));
-}
-
-struct Identity {
-  static Vec of(Vec v, bool) { return v; }
-};
-struct Relu {
-  static Vec of(Vec v, bool) { return max(set1(0.0f), v); }
-};
-struct Sigmoid {
-  static Vec of(Vec v, bool) { return sigmoid(v); }
-};
-struct Silu {
-  static Vec of(Vec v, bool rough) { return rough ? silu_rough(v) : silu(v); }
-};
-struct Gelu {
-  static Vec of(Vec v, bool rough) { return rough ? gelu_rough(v) : gelu(v); }
-};
-struct Tanh {
-  static Vec of(Vec v, bool) { return tanh(v); }
-};
 
 // 32 x 32 sums, and where they belong.
 struct LinearBlock {
@@ -52,7 +17,6 @@ struct LinearBlock {
 
   template <class Activation>
   void put(const LinearArgs& a) const {
-    const bool rough = a.y_dtype != DType::f32;
     for (int64_t r = 0; r < rows; r++) {
       const float* from = sums + (skip + r) * 32;
       const int64_t first = (row + r) * a.width + column;
@@ -65,8 +29,7 @@ struct LinearBlock {
         } else {
           v = v + offset;
         }
-        if (a.residual) v = v + load_as(a.residual, a.residual_dtype, first + i, lanes);
-        store_as(a.y, a.y_dtype, a.y_levels, first + i, Activation::of(v, rough), lanes);
+        store_linear<Activation>(a, first + i, v, lanes);
       });
     }
   }
@@ -160,26 +123,11 @@ static void linear_of(const LinearArgs& a) {
   if (block.rows > 0) block.put<Activation>(a);
 }
 
-template <bool kBytes>
-static void linear_as(const LinearArgs& a) {
-  switch (a.activation) {
-    case Unary::relu:
-      return linear_of<kBytes, Relu>(a);
-    case Unary::sigmoid:
-      return linear_of<kBytes, Sigmoid>(a);
-    case Unary::silu:
-      return linear_of<kBytes, Silu>(a);
-    case Unary::gelu:
-      return linear_of<kBytes, Gelu>(a);
-    case Unary::tanh:
-      return linear_of<kBytes, Tanh>(a);
-    default:
-      return linear_of<kBytes, Identity>(a);
-  }
-}
-
 static void linear(const LinearArgs& a) {
-  a.x_dtype == DType::u8 ? linear_as<true>(a) : linear_as<false>(a);
+  with_activation(a.activation, [&](auto activation) {
+    using Activation = decltype(activation);
+    a.x_dtype == DType::u8 ? linear_of<true, Activation>(a) : linear_of<false, Activation>(a);
+  });
 }
 
 }  // namespace adfast::kernels::ADFAST_ISA

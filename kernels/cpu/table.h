@@ -34,7 +34,9 @@
 //
 #include "expand_depthwise.h"
 #include "fuse_maps.h"
+#include "linear.h"
 #include "projector_attention.h"
+#include "strassen.h"
 #ifdef ADFAST_TILES
 #include "linear_amx.h"
 #endif
@@ -70,6 +72,7 @@ const Table kTable = {
 #else
     .linear = nullptr,
 #endif
+    .strassen = strassen,
     .layer_norm = layer_norm,
     .softmax = softmax,
     .unary = unary,

@@ -1,7 +1,7 @@
 // Winograd's transform of the kernels, once at load and in double: its roundings would otherwise be
 // those of every frame.
 #include "kernels.h"
-#include "layout.h"
+#include "operand_panels.h"
 
 namespace adfast::kernels {
 namespace {
@@ -11,14 +11,6 @@ constexpr double kPoints4[] = {0, 1, -1};
 constexpr double kPoints6[] = {0, 0.70710678118654752440, -0.70710678118654752440,
                                1.41421356237309504880, -1.41421356237309504880};
 constexpr int kMaxSide = 6, kMaxKernel = 5;
-
-// Rounded to the nearest, ties to even; a NaN stays one.
-uint16_t to_bf16(float v) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &v, 4);
-  if (v != v) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 int side_of(int32_t outputs, int32_t kernel) { return outputs + kernel - 1; }
 
@@ -59,8 +51,7 @@ size_t winograd_weight_size(int64_t out_channels, int64_t channels, int32_t outp
                              words_of(channels, operands == DType::bf16) * kChannelPanel);
 }
 
-// packed[panel][point][part of the panel][channel][output channel of the part], in bf16 with two
-// channels next to each other for every output channel; zero past the last channel of either kind.
+// packed[panel][point]; zero past the last channel of either kind.
 void winograd_weight(const float* weight, int64_t out_channels, int64_t channels, int32_t outputs,
                      int32_t kernel, DType operands, void* packed) {
   const int side = side_of(outputs, kernel);
@@ -68,16 +59,10 @@ void winograd_weight(const float* weight, int64_t out_channels, int64_t channels
   fill_matrix(side, kernel, g);
   const int64_t points = side * side, panels = winograd_panels(out_channels);
   const bool pairs = operands == DType::bf16;
-  const int64_t depth = pairs ? 2 * words_of(channels, pairs) : channels;
+  const int64_t words = words_of(channels, pairs), depth = pairs ? 2 * words : words;
   const auto put = [&](int64_t panel, int64_t point, int64_t c, int64_t k, double value) {
-    const int64_t part = k / kPanelColumns * kPanelColumns, column = k % kPanelColumns;
-    const int64_t matrix = ((panel * points + point) * kChannelPanel + part) * depth;
-    if (!pairs) {
-      static_cast<float*>(packed)[matrix + c * kPanelColumns + column] = static_cast<float>(value);
-    } else {
-      static_cast<uint16_t*>(packed)[matrix + (c / 2 * kPanelColumns + column) * 2 + c % 2] =
-          to_bf16(static_cast<float>(value));
-    }
+    put_operand(static_cast<float*>(packed) + (panel * points + point) * words * kChannelPanel,
+                words, pairs, c, k, static_cast<float>(value));
   };
   for (int64_t panel = 0; panel < panels; panel++) {
     for (int64_t c = 0; c < depth; c++) {

@@ -25,8 +25,9 @@ from adfast.files import atomic_write
 from adfast.progress import Track, silent
 
 HEADING = "adfast tactics 1"
-#: The words of csrc/backends/cpu: oneDNN's convolution, and Winograd's for tiles of 2 or 4 outputs.
-TACTICS = ("direct", "winograd2", "winograd4")
+#: The words of csrc/backends/cpu: oneDNN's; Winograd's convolution, for tiles of 2 or 4 outputs;
+#: Strassen's product, of linears and 1x1 convolutions.
+TACTICS = ("direct", "winograd2", "winograd4", "strassen")
 #: Between the names of two convolutions that the engine computes in one step.
 JOINED = " + "
 #: Another implementation must be this much faster than the engine's own choice: less may be noise.
@@ -102,13 +103,13 @@ def tune(
 
 
 def _step_times(engine: Engine, frame: np.ndarray, frames: int) -> dict[str, tuple[str, float]]:
-    """Return the kernel and the median milliseconds of every convolution, by name."""
+    """Return the kernel and median milliseconds of every convolution and linear, by name."""
     engine.profile(frame)
     kernels: dict[str, str] = {}
     times: dict[str, list[float]] = {}
     for _ in range(frames):
         for step in engine.profile(frame):
-            if step["op"] == "conv2d":
+            if step["op"] in ("conv2d", "linear"):
                 kernels[step["name"]] = step["kernel"]
                 times.setdefault(step["name"], []).append(step["ms"])
     return {name: (kernels[name], statistics.median(ms)) for name, ms in times.items()}

@@ -60,6 +60,33 @@ def written(path, levels):
     return path
 
 
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    """A linear of the size that transformers have, and a small one."""
+    graph = Graph("tokens")
+    frame = {"resize": [46, 46], "crop": [46, 46], "scale": [0.01] * 3, "bias": [-1.0] * 3}
+    (x,) = graph.add("frame", [], frame)
+    random = np.random.default_rng(0)
+
+    def weight(name, *shape):
+        return graph.constant(name + ".weight", random.normal(0, shape[1] ** -0.5, shape))
+
+    patches = weight("patches", 512, 3, 2, 2)
+    (x,) = graph.add("conv2d", [x, patches], {"strides": [2, 2]}, name="patches")
+    (x,) = graph.add("tokens", [x])
+    bias = graph.constant("bias", random.normal(size=2048))
+    wide = [x, weight("wide", 2048, 512), bias]
+    (x,) = graph.add("linear", wide, {"activation": "gelu"}, name="wide")
+    (x,) = graph.add("linear", [x, weight("narrow", 16, 2048)], name="narrow")
+    (x,) = graph.add("feature_map", [x], {"height": 23, "width": 23})
+    (y,) = graph.add("reduce_sum", [x], {"axes": [1]})
+    graph.output("map", y)
+    graph.output("score", graph.add("reduce_max", [y], {"axes": [1, 2, 3], "keepdims": 0})[0])
+    path = tmp_path_factory.mktemp("tactics") / "tokens.plan"
+    write_test_plan(path, graph)
+    return path
+
+
 def told(folder, *lines: str):
     path = folder / "tactics"
     path.write_text("\n".join((HEADING, *lines)) + "\n", encoding="utf-8")
@@ -73,7 +100,8 @@ def opened(path, tactics, precision="f32", threads=1, isa=""):
 
 
 def kernels(engine) -> dict[str, str]:
-    return {s["name"]: s["kernel"] for s in engine.profile(FRAME) if s["op"] == "conv2d"}
+    ops = ("conv2d", "linear")
+    return {s["name"]: s["kernel"] for s in engine.profile(FRAME) if s["op"] in ops}
 
 
 @pytest.mark.parametrize("tactic", TACTICS)
@@ -81,13 +109,19 @@ def test_every_tactic_gives_the_answer_of_the_others(tactic, precision, isa, pla
     path = told(tmp_path, f"{tactic} *")
     engine = opened(plan, path, precision, isa=isa)
     used = kernels(engine)
-    for name in ("first", "second", "fourth"):
-        expected = "onednn:" if tactic == "direct" else f"adfast:{tactic}x3"
-        assert used[name].startswith(expected), used
+    if tactic != "strassen":
+        for name in ("first", "second", "fourth"):
+            expected = "onednn:" if tactic == "direct" else f"adfast:{tactic}x3"
+            assert used[name].startswith(expected), used
     pairs = precision == "bf16" and isa == "avx512_bf16" and not INTEL
-    assert ("_bf16:" in used["second"]) == (pairs and tactic != "direct"), used
+    if tactic.startswith("winograd"):
+        assert ("_bf16:" in used["second"]) == pairs, used
     if tactic == "winograd2":
         assert used["third"].startswith("adfast:winograd2x5"), used
+    if tactic == "strassen" and (precision == "f32" or pairs):
+        assert used["pointwise"] == f"adfast:strassen{'_bf16' * pairs}:{isa}"
+    if tactic == "direct":
+        assert used["pointwise"].startswith("onednn:"), used
     assert used["strided"].startswith("onednn:"), "Winograd's algorithm has no stride"
     direct = adfast.load(plan, precision="f32", threads=1, tactics=told(tmp_path, "direct *"))
     expected = direct.predict(FRAME).network_map
@@ -120,7 +154,26 @@ def test_1x1_convolutions_go_to_the_tiles_where_there_are_any(isa, precision, qu
     assert direct["pointwise"].startswith("onednn:"), direct
 
 
-@pytest.mark.parametrize("tactic", ["winograd2", "winograd4"])
+def test_large_linears_take_fewer_products_where_that_is_faster(tokens, isa, tmp_path):
+    engine = opened(tokens, told(tmp_path, "winograd2 narrow"), isa=isa)
+    used = kernels(engine)
+    assert used["wide"].startswith("adfast:strassen:avx2" if isa == "avx2" else "onednn:"), used
+    assert used["narrow"].startswith("onednn:"), used
+    every = opened(tokens, told(tmp_path, "strassen *"), isa=isa)
+    assert kernels(every) == {
+        "patches": used["patches"],
+        "wide": f"adfast:strassen:{isa}",
+        "narrow": f"adfast:strassen:{isa}",
+    }
+    direct = opened(tokens, told(tmp_path, "direct *"), isa=isa)
+    assert all(kernel.startswith("onednn:") for kernel in kernels(direct).values())
+    expected = direct.predict(FRAME).network_map
+    for other in (engine, every):
+        error = np.abs(other.predict(FRAME).network_map - expected).max() / np.abs(expected).max()
+        assert error < 1e-5
+
+
+@pytest.mark.parametrize("tactic", ["winograd2", "winograd4", "strassen"])
 def test_results_do_not_depend_on_threads(tactic, precision, plan, tmp_path):
     path = told(tmp_path, f"{tactic} *")
     one, *others = (

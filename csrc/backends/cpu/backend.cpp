@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <unordered_map>
@@ -216,10 +217,11 @@ std::unique_ptr<HostBackend> make_cpu_backend(const CpuOptions& options) {
   cpu::Device device{dnnl::engine(dnnl::engine::kind::cpu, 0),
                      cpu::kernel_table(options.isa.empty() ? forced : options.isa), DType::f32,
                      DType::f32};
+  static constexpr std::array words = {"direct", "winograd2", "winograd4", "strassen"};
   for (const auto& [step, word] : options.tactics) {
-    if (word == "direct" || word == "winograd2" || word == "winograd4") continue;
+    if (std::find(words.begin(), words.end(), word) != words.end()) continue;
     throw Error(ErrorKind::argument, "tactic '" + word + "' of step '" + step +
-                                         "', expected direct, winograd2 or winograd4");
+                                         "', expected direct, winograd2, winograd4 or strassen");
   }
   device.tactics = options.tactics;
   const std::string& precision = options.precision;

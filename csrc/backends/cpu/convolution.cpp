@@ -5,6 +5,7 @@
 #include "backends/cpu/linear_tiles.h"
 #include "backends/cpu/matvec.h"
 #include "backends/cpu/onednn.h"
+#include "backends/cpu/strassen.h"
 #include "backends/cpu/winograd.h"
 #include "core/frame.h"
 
@@ -21,6 +22,19 @@ std::vector<int64_t> gaps(const nodes::Window& window) {
   return {window.dilations[0] - 1, window.dilations[1] - 1};
 }
 
+// A convolution of 1x1 by our own kernels: without zeros around it, a linear whose rows are pixels.
+std::unique_ptr<Operator> make_pointwise(const OperatorRequest& request, const Device& device,
+                                         const nodes::Convolution& node) {
+  if (auto own = make_matvec(request, device, node)) return own;
+  constexpr std::array<int64_t, 2> none = {0, 0};
+  if (node.x[0] != 1 || node.window.begin != none || node.window.end != none) return nullptr;
+  const nodes::Linear linear{node.x[2] * node.x[3], node.x[1], node.y[1],
+                             node.weight,           node.bias, node.residual,
+                             node.activation};
+  if (auto own = make_linear_tiles(request, device, linear)) return own;
+  return make_strassen(request, device, linear);
+}
+
 std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Device& device) {
   const nodes::Convolution node = nodes::convolution(request);
   const nodes::Window& window = node.window;
@@ -30,10 +44,8 @@ std::unique_ptr<Operator> make_conv2d(const OperatorRequest& request, const Devi
   const int64_t groups = node.groups, out_channels = y[1];
   if (groups == 1 && window.dense()) {
     auto fast = make_winograd(request, device, node);
-    if (!fast && window.kernel == std::array<int64_t, 2>{1, 1}) {
-      fast = make_matvec(request, device, node);
-      if (!fast) fast = make_linear_tiles(request, device, node);
-    }
+    if (!fast && window.kernel == std::array<int64_t, 2>{1, 1})
+      fast = make_pointwise(request, device, node);
     if (fast) return fast;
   }
   if (auto own = make_depthwise(request, device, node)) return own;

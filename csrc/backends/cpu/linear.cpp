@@ -6,6 +6,7 @@
 
 #include "backends/cpu/linear_tiles.h"
 #include "backends/cpu/onednn.h"
+#include "backends/cpu/strassen.h"
 
 namespace adfast::cpu {
 namespace {
@@ -48,6 +49,7 @@ Descriptions as_pixels(const OperatorRequest& request, const nodes::Linear& line
 std::unique_ptr<Operator> make_linear(const OperatorRequest& request, const Device& device) {
   const nodes::Linear linear = nodes::linear(request);
   if (auto own = make_linear_tiles(request, device, linear)) return own;
+  if (auto own = make_strassen(request, device, linear)) return own;
   const Tensor *bias = linear.bias, *residual = linear.residual;
   const bool int8 = is_int8(request);
 

@@ -96,21 +96,13 @@ class LinearTiles final : public Operator {
 
 std::unique_ptr<Operator> make_linear_tiles(const OperatorRequest& request, const Device& device,
                                             const nodes::Linear& linear) {
-  const Tensor &x = *request.inputs[0], &y = *request.outputs[0];
+  const Tensor& x = *request.inputs[0];
   if (device.kernels->linear == nullptr || device.tactic(request.node) == "direct" ||
       linear.rows < kernels::kLinearRows || (x.dtype != DType::bf16 && x.dtype != DType::u8)) {
     return nullptr;
   }
-  kernels::LinearArgs args{};
-  args.x_dtype = kernel_type(x.dtype);
-  args.rows = args.row_end = linear.rows;
-  args.depth = linear.depth;
-  args.width = linear.width;
+  kernels::LinearArgs args = linear_args(request, linear);
   args.panel_end = kernels::linear_panels(linear.width);
-  args.activation = unary_of(linear.activation);
-  args.y_dtype = kernel_type(y.dtype);
-  args.y_levels = kernel_levels(y.levels);
-  if (linear.residual != nullptr) args.residual_dtype = kernel_type(linear.residual->dtype);
 
   std::vector<float> factor, offset;
   if (linear.bias != nullptr) offset = floats(*linear.bias);
@@ -148,17 +140,18 @@ std::unique_ptr<Operator> make_linear_tiles(const OperatorRequest& request, cons
                                        std::move(offset), linear.residual != nullptr);
 }
 
-std::unique_ptr<Operator> make_linear_tiles(const OperatorRequest& request, const Device& device,
-                                            const nodes::Convolution& convolution) {
-  const Shape &x = convolution.x, &y = convolution.y;
-  constexpr std::array<int64_t, 2> none = {0, 0};
-  if (x[0] != 1 || convolution.window.begin != none || convolution.window.end != none) {
-    return nullptr;
-  }
-  return make_linear_tiles(
-      request, device,
-      nodes::Linear{x[2] * x[3], x[1], y[1], convolution.weight, convolution.bias,
-                    convolution.residual, convolution.activation});
+kernels::LinearArgs linear_args(const OperatorRequest& request, const nodes::Linear& linear) {
+  const Tensor& y = *request.outputs[0];
+  kernels::LinearArgs args{};
+  args.x_dtype = kernel_type(request.inputs[0]->dtype);
+  args.rows = args.row_end = linear.rows;
+  args.depth = linear.depth;
+  args.width = linear.width;
+  args.activation = unary_of(linear.activation);
+  args.y_dtype = kernel_type(y.dtype);
+  args.y_levels = kernel_levels(y.levels);
+  if (linear.residual != nullptr) args.residual_dtype = kernel_type(linear.residual->dtype);
+  return args;
 }
 
 }  // namespace adfast::cpu

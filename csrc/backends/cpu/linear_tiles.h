@@ -1,4 +1,4 @@
-// Linears and convolutions of 1 x 1 by AMX's tiles.
+// Linears, and convolutions of 1 x 1, by AMX's tiles.
 #pragma once
 #include <memory>
 
@@ -9,8 +9,8 @@ namespace adfast::cpu {
 // Null where oneDNN has to do it.
 std::unique_ptr<Operator> make_linear_tiles(const OperatorRequest& request, const Device& device,
                                             const nodes::Linear& linear);
-// The kernel must be 1x1, groups 1, the window dense.
-std::unique_ptr<Operator> make_linear_tiles(const OperatorRequest& request, const Device& device,
-                                            const nodes::Convolution& convolution);
+
+// What our kernels are told of a linear, without addresses; all rows, no panels.
+kernels::LinearArgs linear_args(const OperatorRequest& request, const nodes::Linear& linear);
 
 }  // namespace adfast::cpu

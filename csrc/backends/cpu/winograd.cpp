@@ -1,5 +1,6 @@
 #include "backends/cpu/winograd.h"
 
+#include "backends/cpu/estimate.h"
 #include "backends/cpu/own.h"
 #include "backends/cpu/quantise.h"
 
@@ -30,17 +31,9 @@ int64_t tiles_per_block(const Tiling& tiling, int64_t words, int64_t weights, in
   return (tiling.tiles() + blocks - 1) / blocks;
 }
 
-// Seconds on one core, as far as they are needed to choose: the rates are those of a processor with
-// AVX-512 at 2.5 GHz, and what is chosen must not depend on what else a machine does at that
-// moment.
-constexpr double flops_per_second = 1.5e11;
-constexpr double bytes_per_second = 1e10;
-
-// By oneDNN, with operands of `size` bytes that it multiplies `rate` times as fast as floats.
 double direct_seconds(const nodes::Convolution& c, double rate, size_t size) {
-  const auto weights = static_cast<double>(element_count(c.weight->shape));
-  return c.flops / (0.9 * flops_per_second * rate) +
-         weights * static_cast<double>(size) / bytes_per_second;
+  return cpu::direct_seconds(c.flops, static_cast<double>(element_count(c.weight->shape)), rate,
+                             size);
 }
 
 double winograd_seconds(const nodes::Convolution& c, const Tiling& tiling, const Device& device) {

@@ -1,15 +1,6 @@
 // A 1x1 convolution and the depthwise one that reads it, against the definition in double.
 #include "testing.h"
 
-namespace {
-
-double activated(k::Unary activation, double v) {
-  if (activation == k::Unary::relu) return std::isnan(v) ? v : std::max(v, 0.0);
-  return activation == k::Unary::silu ? v / (1 + std::exp(-v)) : v;
-}
-
-}  // namespace
-
 void test_expand_depthwise(const k::Table& table, k::DType dtype) {
   struct Case {
     int64_t height, width, channels, wide;

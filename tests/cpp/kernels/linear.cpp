@@ -3,23 +3,6 @@
 
 namespace {
 
-double activated(k::Unary activation, double v) {
-  switch (activation) {
-    case k::Unary::relu:
-      return std::max(v, 0.0);
-    case k::Unary::silu:
-      return v / (1 + std::exp(-v));
-    case k::Unary::sigmoid:
-      return 1 / (1 + std::exp(-v));
-    case k::Unary::gelu:
-      return v * 0.5 * std::erfc(-v / std::sqrt(2.0));
-    case k::Unary::tanh:
-      return std::tanh(v);
-    default:
-      return v;
-  }
-}
-
 // A matrix of whole numbers from -limit to limit, or of bf16 in [-0.5, 0.5].
 struct Matrix {
   std::vector<double> values;

@@ -34,6 +34,7 @@ int main() {
       alone(test_depthwise, *table, dtype);
       alone(test_expand_depthwise, *table, dtype);
       alone(test_matvec, *table, dtype);
+      alone(test_strassen, *table, dtype);
     }
     alone(test_winograd, *table, k::DType::bf16, k::DType::bf16);
     alone(test_halo_attention, *table, k::DType::bf16, k::DType::bf16);

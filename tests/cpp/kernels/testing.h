@@ -154,6 +154,23 @@ inline std::string text(const char* op, const k::Table& table, k::DType dtype,
 // The rounding of an output in this type, added to what sums may lose.
 inline double rounding(k::DType dtype) { return dtype == k::DType::f32 ? 0 : 1.0 / 256; }
 
+inline double activated(k::Unary activation, double v) {
+  switch (activation) {
+    case k::Unary::relu:
+      return std::isnan(v) ? v : std::max(v, 0.0);
+    case k::Unary::silu:
+      return v / (1 + std::exp(-v));
+    case k::Unary::sigmoid:
+      return 1 / (1 + std::exp(-v));
+    case k::Unary::gelu:
+      return v * 0.5 * std::erfc(-v / std::sqrt(2.0));
+    case k::Unary::tanh:
+      return std::tanh(v);
+    default:
+      return v;
+  }
+}
+
 inline std::vector<double> softmax_of(std::vector<double> x) {
   double most = *std::max_element(x.begin(), x.end()), total = 0;
   for (double& v : x) total += v = std::exp(v - most);
@@ -179,6 +196,7 @@ void test_depthwise(const k::Table& table, k::DType dtype);
 void test_expand_depthwise(const k::Table& table, k::DType dtype);
 void test_matvec(const k::Table& table, k::DType dtype);
 void test_linear(const k::Table& table, k::DType x_dtype);
+void test_strassen(const k::Table& table, k::DType x_dtype);
 void test_rows(const k::Table& table);
 void test_unary(const k::Table& table);
 void test_binary(const k::Table& table);
