@@ -6,8 +6,8 @@
 
 namespace adfast {
 
-// Step's name -> word of the backend ("direct", "winograd2", "winograd4", "strassen"); "*" stands for all
-// steps that are not named.
+// Step's name -> word of the backend ("direct", "winograd2", "winograd4", "strassen"); "*" stands
+// for all steps that are not named.
 using Tactics = std::map<std::string, std::string>;
 
 // Reads "adfast tactics 1", then a word, a space and a step's name per line; lines that begin
