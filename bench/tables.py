@@ -24,6 +24,7 @@ SOAK_OUTCOMES = (
 )
 RESULTS = ROOT / "bench" / "results"
 SPEED = "end_to_end.json"
+PRECISIONS = ("f32", "bf16", "int8")
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "nvidia.md")
 CHART = ROOT / "docs" / "speed.svg"
 
@@ -83,36 +84,70 @@ def milliseconds(times: dict, name: str) -> str:
     return f"{found.get('network', found.get('end_to_end'))['median_ms']:.1f}"
 
 
-def against(found: dict, precision: str) -> str:
+def ratios(found: dict, precision: str) -> str:
     """Return the ratios to the best peer: its network alone, and end to end."""
     row = found["ratios"].get(precision)
-    if row is None:
+    network = row and row["network"]
+    if not network:
         return "–"
-    network, whole = row["network"], row.get("end_to_end")
-    if network is None:
-        return "–"
-    both = f" ({whole['ratio']:.2f}x)" if whole else ""
-    return f"{network['ratio']:.2f}x{both} {network['best_peer']}"
+    whole = row.get("end_to_end")
+    return f"{network['ratio']:.2f}x" + (f" ({whole['ratio']:.2f}x)" if whole else "")
 
 
 def speed() -> str:
+    """Return the engine beside the best peer, on each machine that was quiet."""
+    quiet = [report for report in machines() if not figures.disturbances(report)]
+    parts = []
+    for report in quiet or machines()[:1]:
+        models = single_frames(report)
+        kinds = [p for p in PRECISIONS if any(p in f["ratios"] for f in models.values())]
+        heads = (f"adfast {p} | best peer | ratio" for p in kinds)
+        lines = ["| Model | " + " | ".join(heads) + " |", "|---" * (3 * len(kinds) + 1) + "|"]
+        for title, found in models.items():
+            cells = [cell for p in kinds for cell in beside_best(found, p)]
+            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        parts.append("\n".join([*lines, "", rounds_and_source(report)]))
+    return "\n\n".join(parts)
+
+
+def beside_best(found: dict, precision: str) -> tuple[str, str, str]:
+    """Return the engine's milliseconds, those of the best peer's network, and the ratio."""
+    network = found["ratios"].get(precision, {}).get("network")
+    if network is None:
+        return "–", "–", "–"
+    times, peer = found["times"], network["best_peer"]
+    ours = milliseconds(times, f"adfast {precision}")
+    return ours, f"{milliseconds(times, peer)}, {peer}", ratios(found, precision)
+
+
+def contestants() -> str:
+    """Return the times of all contestants, a table for each machine."""
     parts = []
     for report in machines():
-        models = {t: e["batch1"] for t, e in report["models"].items() if "batch1" in e}
+        models = single_frames(report)
         names = list(dict.fromkeys(name for found in models.values() for name in found["times"]))
-        kinds = [p for p in ("int8", "bf16", "f32") if f"adfast {p}" in names]
+        kinds = [p for p in PRECISIONS if f"adfast {p}" in names]
         lines = ["| Model | " + " | ".join([*names, *(f"{p} ratio" for p in kinds)]) + " |"]
         lines.append("|---" * (len(names) + len(kinds) + 1) + "|")
         for title, found in models.items():
             cells = [milliseconds(found["times"], name) for name in names]
-            cells += [against(found, p) for p in kinds]
+            cells += [ratios(found, p) for p in kinds]
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
-        rounds = [found["rounds"] for found in models.values()]
-        few, many = min(rounds), max(rounds)
-        several = f"{few} to {many}" if few < many else str(few)
-        lines += ["", f"Milliseconds, median of {several} rounds. {speed_source(report)}"]
-        parts.append("\n".join(lines))
+        link = rounds_and_source(report).replace("(bench/", "(../bench/")
+        parts.append("\n".join([*lines, "", link]))
     return "\n\n".join(parts)
+
+
+def single_frames(report: dict) -> dict[str, dict]:
+    """Return what was measured of each model at batch 1."""
+    return {t: e["batch1"] for t, e in report["models"].items() if "batch1" in e}
+
+
+def rounds_and_source(report: dict) -> str:
+    rounds = [found["rounds"] for found in single_frames(report).values()]
+    few, many = min(rounds), max(rounds)
+    several = f"{few} to {many}" if few < many else str(few)
+    return f"Milliseconds, median of {several} rounds. {speed_source(report)}"
 
 
 def gpu() -> str:
@@ -415,6 +450,7 @@ def ceilings() -> str:
 
 TABLES = {
     "speed": speed,
+    "contestants": contestants,
     "batch": batch,
     "targets": targets,
     "ceilings": ceilings,

@@ -190,7 +190,10 @@ def test_every_machine_has_its_own_table(monkeypatch):
         for name in ("One", "Other")
     ]
     monkeypatch.setattr(tables, "machines", lambda: reports)
-    text = tables.speed()
-    assert "One, 2 cores" in text and "Other, 2 cores" in text
-    assert text.count("| ADTR | 10.0 | 20.0 | 2.00x (3.00x) A bf16 |") == 2
+    for text, row in (
+        (tables.speed(), "| ADTR | 10.0 | 20.0, A bf16 | 2.00x (3.00x) |"),
+        (tables.contestants(), "| ADTR | 10.0 | 20.0 | 2.00x (3.00x) |"),
+    ):
+        assert "One, 2 cores" in text and "Other, 2 cores" in text
+        assert text.count(row) == 2
     assert tables.batch().count("| ADTR | 800.0 | 266.7 |") == 2
