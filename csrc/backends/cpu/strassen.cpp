@@ -7,22 +7,28 @@
 namespace adfast::cpu {
 namespace {
 
-// Pairs of rows that are computed together: the weights pass once for each block.
-constexpr int64_t most_pairs = 96;
+// Pairs of rows that are computed together: few enough for the caches to hold their sums, and the
+// weights pass once for each block.
+constexpr int64_t most_pairs = 48;
 // Fewer for each thread, and the weights' way through the caches would cost more than it spares.
 constexpr int64_t few_pairs = 24;
 
-// Of the product that oneDNN would compute at `rate` times the rate of floats.
-double strassen_seconds(const nodes::Linear& linear, const Device& device, bool pairs) {
+double strassen_seconds(const nodes::Linear& linear) {
   constexpr double element = 2e-10;  // to load two, add them and store one
   const auto rows = static_cast<double>(linear.rows), depth = static_cast<double>(linear.depth);
   const auto width = static_cast<double>(linear.width);
-  // Our product against oneDNN's: as fast with eight lanes and in pairs, slower with sixteen.
-  const bool even = pairs || device.kernels->isa == kernels::Isa::avx2;
-  const double rate = (even ? 0.9 : 0.75) * (pairs ? device.bf16_rate : 1);
-  return 7.0 / 8 * 2 * rows * depth * width / (rate * flops_per_second) +
-         7.0 / 4 * depth * width * (pairs ? 2 : 4) / bytes_per_second +
+  return direct_seconds(7.0 / 8 * 2 * rows * depth * width, 7.0 / 4 * depth * width, 1,
+                        sizeof(float)) +
          (5.0 / 4 * rows * depth + 11.0 / 4 * rows * width) * element;
+}
+
+// Only where our products have been measured to be as fast as oneDNN's.
+bool expected_faster(const nodes::Linear& linear, const Device& device, bool pairs) {
+  if (device.kernels->isa != kernels::Isa::avx2 || pairs) return false;
+  const auto weights = static_cast<double>(linear.depth * linear.width);
+  const double direct =
+      direct_seconds(2 * weights * static_cast<double>(linear.rows), weights, 1, sizeof(float));
+  return strassen_seconds(linear) < direct;
 }
 
 class Strassen final : public Operator {
@@ -107,14 +113,7 @@ std::unique_ptr<Operator> make_strassen(const OperatorRequest& request, const De
   if (linear.width % 2 != 0 || linear.depth % (pairs ? 4 : 2) != 0) return nullptr;
   const std::string tactic = device.tactic(request.node);
   if (tactic == "direct") return nullptr;
-  if (tactic != "strassen") {
-    // oneDNN has vectors where our scalar kernels have none.
-    if (device.kernels->isa == kernels::Isa::scalar) return nullptr;
-    const double flops = 2.0 * linear.rows * linear.depth * linear.width;
-    const double direct = direct_seconds(flops, static_cast<double>(linear.depth * linear.width),
-                                         pairs ? device.bf16_rate : 1, size_of(type));
-    if (strassen_seconds(linear, device, pairs) >= direct) return nullptr;
-  }
+  if (tactic != "strassen" && !expected_faster(linear, device, pairs)) return nullptr;
   kernels::LinearArgs args = linear_args(request, linear);
   args.panel_end = kernels::strassen_panels(linear.width);
   return std::make_unique<Strassen>(device, args, linear);
