@@ -100,7 +100,10 @@ def speed() -> str:
     parts = []
     for report in quiet or machines()[:1]:
         models = single_frames(report)
-        kinds = [p for p in PRECISIONS if any(p in f["ratios"] for f in models.values())]
+        # Without its instructions, a plan in bf16 runs in f32 unless someone insists.
+        narrow = "bf16" in report["machine"].get("instructions", ("bf16",))
+        measured = (p for p in PRECISIONS if any(p in f["ratios"] for f in models.values()))
+        kinds = [p for p in measured if p != "bf16" or narrow]
         heads = (f"adfast {p} | best peer | ratio" for p in kinds)
         lines = ["| Model | " + " | ".join(heads) + " |", "|---" * (3 * len(kinds) + 1) + "|"]
         for title, found in models.items():
