@@ -90,7 +90,8 @@ void run_block(const Work& work, kernels::WinogradArgs args, int64_t begin) {
   work.multiply(args);
 }
 
-// Each thread has blocks of its own, or all share the one there is. Results depend on neither.
+// A thread takes the next block when it has done one, so that one whose core other programs use
+// does fewer; or all share the one block there is. Results depend on neither.
 void run(const Work& work) {
   const int64_t blocks = (work.tiles + work.block - 1) / work.block;
   if (work.threads == 1) {
@@ -106,7 +107,7 @@ void run(const Work& work) {
     mine.products += thread * work.products_room;
     if (blocks > 1) {
       mine.tiles += thread * work.tiles_room;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
       for (int64_t b = 0; b < blocks; ++b) run_block(work, mine, b * work.block);
     } else {
       mine.block_begin = 0;

@@ -58,8 +58,7 @@ void test_linear(const k::Table& table, k::DType x_dtype) {
       k::linear_weight(weight.data(), width, depth, x_dtype, packed.data());
       auto factor = random_floats(width, 1e-4, 2e-4), offset = random_floats(width);
       Feature residual = random_feature(residual_dtype, rows * width);
-      const size_t size = y_dtype == k::DType::f32 ? 4 : y_dtype == k::DType::bf16 ? 2 : 1;
-      Guarded<uint8_t> y(rows * width * size), split(rows * width * size);
+      Guarded<uint8_t> y(rows * width * size_of(y_dtype)), split(y.size());
       k::LinearArgs args{};
       args.x = x.data();
       args.x_dtype = x_dtype;
@@ -110,15 +109,7 @@ void test_linear(const k::Table& table, k::DType x_dtype) {
           want[r * width + o] = sum;
         }
       }
-      const auto got = [&](size_t i) -> double {
-        if (y_dtype == k::DType::u8) return y[i];
-        uint32_t bits = 0;
-        memcpy(&bits, y.data() + i * size, size);
-        if (y_dtype == k::DType::bf16) return from_bf16(static_cast<uint16_t>(bits));
-        float v;
-        memcpy(&v, &bits, 4);
-        return v;
-      };
+      const auto got = [&](size_t i) { return stored(y, y_dtype, i); };
       const double largest = *std::max_element(want.begin(), want.end());
       expect(name, got, want, y_dtype == k::DType::u8 ? 0.6 / largest : 1e-5 + rounding(y_dtype));
     }

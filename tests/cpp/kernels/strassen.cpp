@@ -28,8 +28,7 @@ void test_strassen(const k::Table& table, k::DType x_dtype) {
     k::strassen_weight(weight.data(), width, depth, x_dtype, packed.data());
     Guarded<float> scratch(k::strassen_scratch(block, depth, x_dtype));
     Feature residual = random_feature(residual_dtype, rows * width);
-    const size_t size = y_dtype == k::DType::f32 ? 4 : y_dtype == k::DType::bf16 ? 2 : 1;
-    Guarded<uint8_t> y(rows * width * size), split(rows * width * size);
+    Guarded<uint8_t> y(rows * width * size_of(y_dtype)), split(y.size());
     k::StrassenArgs args{};
     k::LinearArgs& a = args.linear;
     a.x = x.data();
@@ -78,15 +77,7 @@ void test_strassen(const k::Table& table, k::DType x_dtype) {
         want[r * width + o] = sum;
       }
     }
-    const auto got = [&](size_t i) -> double {
-      if (y_dtype == k::DType::u8) return y[i];
-      uint32_t bits = 0;
-      memcpy(&bits, y.data() + i * size, size);
-      if (y_dtype == k::DType::bf16) return from_bf16(static_cast<uint16_t>(bits));
-      float v;
-      memcpy(&v, &bits, 4);
-      return v;
-    };
+    const auto got = [&](size_t i) { return stored(y, y_dtype, i); };
     const double largest = *std::max_element(want.begin(), want.end());
     // One level more or less where the sum lies between two.
     expect(name, got, want, y_dtype == k::DType::u8 ? 0.6 / largest : 1e-6 + rounding(y_dtype));

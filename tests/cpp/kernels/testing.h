@@ -116,6 +116,21 @@ inline Guarded<float> random_floats(size_t n, double low = -1, double high = 1) 
   return f;
 }
 
+inline size_t size_of(k::DType dtype) {
+  return dtype == k::DType::f32 ? 4 : dtype == k::DType::bf16 ? 2 : 1;
+}
+
+// The i-th of what was stored as f32, bf16 or u8.
+inline double stored(const Guarded<uint8_t>& bytes, k::DType dtype, size_t i) {
+  if (dtype == k::DType::u8) return bytes.data()[i];
+  uint32_t bits = 0;
+  memcpy(&bits, bytes.data() + i * size_of(dtype), size_of(dtype));
+  if (dtype == k::DType::bf16) return from_bf16(static_cast<uint16_t>(bits));
+  float v;
+  memcpy(&v, &bits, 4);
+  return v;
+}
+
 // |got - want| <= tolerance * max(|want|), and NaN exactly where it belongs.
 template <class Got>
 void expect(const std::string& what, const Got& got, const std::vector<double>& want,
