@@ -124,7 +124,8 @@ size_t expand_depthwise_scratch(int64_t width, int32_t kernel, int32_t stride, i
 size_t strassen_scratch(int64_t block, int64_t depth, DType operands) {
   // Sums of parts of x, and the seven products with a panel.
   const int64_t words = words_of(depth / 2, operands == DType::bf16);
-  return static_cast<size_t>(strassen_sums(block, words) + 7 * block * kChannelPanel);
+  return static_cast<size_t>(strassen_sums(block, words) +
+                             kStrassenProducts * block * kChannelPanel);
 }
 
 constexpr uint32_t kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;

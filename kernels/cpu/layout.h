@@ -59,6 +59,8 @@ static constexpr int64_t winograd_plane(int64_t tiles, int64_t row) {
   return round_up(tiles * row, 1024) + kMaxLanes;
 }
 
+constexpr int kStrassenProducts = 7;  // of parts of x and of the weight, or of their sums
+
 // A row of a sum of parts of x in strassen, likewise, and all five sums of a block of pairs of
 // rows.
 static constexpr int64_t strassen_row(int64_t words) { return winograd_row(words); }

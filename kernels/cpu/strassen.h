@@ -10,8 +10,6 @@
 
 namespace adfast::kernels::ADFAST_ISA {
 
-constexpr int kProducts = 7;
-
 // The left operand of a product: rows `row` words apart.
 struct LeftPart {
   const float* data;
@@ -22,7 +20,7 @@ struct LeftPart {
 // strassen_weight; sums go to the scratch. `next`: from one pair to the next.
 template <class Operands>
 static void left_parts(const typename Operands::Type* x, int64_t pairs, int64_t next, int64_t odd,
-                       int64_t half, float* scratch, LeftPart parts[kProducts]) {
+                       int64_t half, float* scratch, LeftPart parts[kStrassenProducts]) {
   using T = typename Operands::Type;
   constexpr int64_t per_word = Operands::pairs ? 2 : 1;
   const int64_t row = strassen_row(half / per_word), plane = pairs * row;
@@ -60,14 +58,14 @@ static void strassen_rows(const StrassenArgs& s, int64_t row, int64_t pairs) {
   const int64_t depth = words_of(half, Operands::pairs), plane = pairs * kChannelPanel;
   // Of a row without a neighbour, what is computed for that is not stored.
   const bool paired = row + 1 < a.rows;
-  LeftPart parts[kProducts];
+  LeftPart parts[kStrassenProducts];
   left_parts<Operands>(static_cast<const T*>(a.x) + row * a.depth, pairs, 2 * a.depth,
                        paired ? a.depth : 0, half, s.scratch, parts);
   float* products = s.scratch + strassen_sums(s.block, depth);
   for (int64_t panel = a.panel_begin; panel < a.panel_end; panel++) {
-    for (int i = 0; i < kProducts; i++) {
-      const float* weight =
-          static_cast<const float*>(a.weight) + (panel * kProducts + i) * depth * kChannelPanel;
+    for (int i = 0; i < kStrassenProducts; i++) {
+      const float* weight = static_cast<const float*>(a.weight) +
+                            (panel * kStrassenProducts + i) * depth * kChannelPanel;
       multiply_panel<Operands>(pairs, parts[i].data, parts[i].row, weight, depth,
                                products + i * plane);
     }
@@ -78,9 +76,9 @@ static void strassen_rows(const StrassenArgs& s, int64_t row, int64_t pairs) {
       const Vec high_bias = a.offset ? load(a.offset + high, lanes) : set1(0.0f);
       for (int64_t r = 0; r < pairs; r++) {
         const int64_t even = (row + 2 * r) * a.width, odd = even + a.width;
-        Vec m[kProducts];
+        Vec m[kStrassenProducts];
 #pragma GCC unroll 7
-        for (int i = 0; i < kProducts; i++)
+        for (int i = 0; i < kStrassenProducts; i++)
           m[i] = load(products + i * plane + r * kChannelPanel + c);
         const auto put = [&](int64_t at, Vec v) { store_linear<Activation>(a, at, v, lanes); };
         put(even + low, m[0] + m[3] - m[4] + m[6] + low_bias);

@@ -12,7 +12,7 @@ from adfast import _core
 from adfast.cli import main
 from adfast.compiler.graph import Graph
 from adfast.compiler.writer import write_test_plan
-from adfast.tune import HEADING, TACTICS
+from adfast.tune import HEADING, TACTICS, tune
 
 # Intel's processors multiply pairs in bf16 slower than floats.
 INTEL = "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
@@ -155,7 +155,7 @@ def test_1x1_convolutions_go_to_the_tiles_where_there_are_any(isa, precision, qu
 
 
 def test_large_linears_take_fewer_products_where_that_is_faster(tokens, isa, tmp_path):
-    engine = opened(tokens, told(tmp_path, "winograd2 narrow"), isa=isa)
+    engine = opened(tokens, "", isa=isa)
     used = kernels(engine)
     assert used["wide"].startswith("adfast:strassen:avx2" if isa == "avx2" else "onednn:"), used
     assert used["narrow"].startswith("onednn:"), used
@@ -239,3 +239,15 @@ def test_tune_writes_a_file_that_the_engine_takes(plan, tmp_path, capsys):
     for name, tactic in wanted.items():
         assert used[name].startswith("onednn:" if tactic == "direct" else f"adfast:{tactic}")
     assert main(["bench", str(plan), "--tactics", str(path), "--seconds", "0.1"]) == 0
+
+
+def test_tuning_measures_linears_too(tokens, tmp_path, monkeypatch):
+    monkeypatch.setattr("adfast.tune.WORTHWHILE", 1e9)
+    path = tmp_path / "tokens.tactics"
+    result = tune(tokens, path, precision="f32", threads=1, frames=2)
+    found = {step["name"]: step["tactic"] for step in result["steps"]}
+    assert {"wide", "narrow"} <= found.keys()
+    used = kernels(opened(tokens, path))
+    for name in ("wide", "narrow"):
+        expected = "onednn:" if found[name] == "direct" else "adfast:strassen:"
+        assert used[name].startswith(expected), used

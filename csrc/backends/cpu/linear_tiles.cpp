@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <array>
 
 #include "backends/cpu/own.h"
 #include "backends/cpu/quantise.h"
@@ -12,17 +11,6 @@ namespace adfast::cpu {
 namespace {
 
 constexpr double linear_worth_waking = 1 << 18;
-
-kernels::Unary unary_of(nodes::Activation activation) {
-  switch (activation) {
-    case nodes::Activation::gelu:
-      return kernels::Unary::gelu;
-    case nodes::Activation::tanh:
-      return kernels::Unary::tanh;
-    default:
-      return *own_activation(activation);
-  }
-}
 
 // Each thread takes its share of the rows, or of the outputs and their weights: whichever comes out
 // more evenly.
@@ -138,20 +126,6 @@ std::unique_ptr<Operator> make_linear_tiles(const OperatorRequest& request, cons
   }
   return std::make_unique<LinearTiles>(device, args, std::move(packed), std::move(factor),
                                        std::move(offset), linear.residual != nullptr);
-}
-
-kernels::LinearArgs linear_args(const OperatorRequest& request, const nodes::Linear& linear) {
-  const Tensor& y = *request.outputs[0];
-  kernels::LinearArgs args{};
-  args.x_dtype = kernel_type(request.inputs[0]->dtype);
-  args.rows = args.row_end = linear.rows;
-  args.depth = linear.depth;
-  args.width = linear.width;
-  args.activation = unary_of(linear.activation);
-  args.y_dtype = kernel_type(y.dtype);
-  args.y_levels = kernel_levels(y.levels);
-  if (linear.residual != nullptr) args.residual_dtype = kernel_type(linear.residual->dtype);
-  return args;
 }
 
 }  // namespace adfast::cpu

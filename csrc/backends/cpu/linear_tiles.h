@@ -10,7 +10,4 @@ namespace adfast::cpu {
 std::unique_ptr<Operator> make_linear_tiles(const OperatorRequest& request, const Device& device,
                                             const nodes::Linear& linear);
 
-// What our kernels are told of a linear, without addresses; all rows, no panels.
-kernels::LinearArgs linear_args(const OperatorRequest& request, const nodes::Linear& linear);
-
 }  // namespace adfast::cpu

@@ -32,6 +32,34 @@ inline std::optional<kernels::Unary> own_activation(nodes::Activation activation
   }
 }
 
+// The same of linears, which take any.
+inline kernels::Unary linear_activation(nodes::Activation activation) {
+  switch (activation) {
+    case nodes::Activation::gelu:
+      return kernels::Unary::gelu;
+    case nodes::Activation::tanh:
+      return kernels::Unary::tanh;
+    default:
+      return *own_activation(activation);
+  }
+}
+
+// What our kernels are told of a linear, without addresses; all rows, no panels.
+inline kernels::LinearArgs linear_args(const OperatorRequest& request,
+                                       const nodes::Linear& linear) {
+  const Tensor& y = *request.outputs[0];
+  kernels::LinearArgs args{};
+  args.x_dtype = kernel_type(request.inputs[0]->dtype);
+  args.rows = args.row_end = linear.rows;
+  args.depth = linear.depth;
+  args.width = linear.width;
+  args.activation = linear_activation(linear.activation);
+  args.y_dtype = kernel_type(y.dtype);
+  args.y_levels = kernel_levels(y.levels);
+  if (linear.residual != nullptr) args.residual_dtype = kernel_type(linear.residual->dtype);
+  return args;
+}
+
 // Whether a convolution is in floats and ours to compute: oneDNN has vectors where our scalar
 // kernels have none, and a tactic may ask for it.
 inline bool own_kernel(const OperatorRequest& request, const Device& device) {

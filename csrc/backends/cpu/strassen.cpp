@@ -1,7 +1,6 @@
 #include "backends/cpu/strassen.h"
 
 #include "backends/cpu/estimate.h"
-#include "backends/cpu/linear_tiles.h"
 #include "backends/cpu/own.h"
 
 namespace adfast::cpu {
@@ -35,7 +34,6 @@ class Strassen final : public Operator {
  public:
   Strassen(const Device& device, const kernels::LinearArgs& args, const nodes::Linear& linear)
       : run_(device.kernels->strassen),
-        threads_(omp_get_max_threads()),
         residual_(linear.residual != nullptr),
         weight_(kernels::strassen_weight_size(args.width, args.depth, args.x_dtype) *
                 sizeof(float)),
@@ -46,9 +44,10 @@ class Strassen final : public Operator {
     const int64_t pairs = (args.rows + 1) / 2;
     // Panels are shared out too where there are many threads for the rows: each computes the sums
     // of its rows by itself.
-    by_rows_ = std::clamp<int64_t>(pairs / few_pairs, 1, threads_);
-    while (threads_ % by_rows_ != 0) --by_rows_;
-    by_panels_ = std::min(threads_ / by_rows_, args.panel_end);
+    const int64_t threads = omp_get_max_threads();
+    by_rows_ = std::clamp<int64_t>(pairs / few_pairs, 1, threads);
+    while (threads % by_rows_ != 0) --by_rows_;
+    by_panels_ = std::min(threads / by_rows_, args.panel_end);
     const int64_t mine = (pairs + by_rows_ - 1) / by_rows_;
     const int64_t blocks = (mine + most_pairs - 1) / most_pairs;
     args_.block = (mine + blocks - 1) / blocks;
@@ -95,7 +94,7 @@ class Strassen final : public Operator {
 
   void (*run_)(const kernels::StrassenArgs&);
   kernels::StrassenArgs args_{};
-  int64_t threads_, by_rows_, by_panels_;
+  int64_t by_rows_, by_panels_;
   size_t room_;  // floats of scratch for each share
   bool residual_;
   Packed weight_;
