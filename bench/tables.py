@@ -187,6 +187,48 @@ def gpu() -> str:
     return "\n\n".join(parts)
 
 
+def gpu_bounds() -> str:
+    """Return, for each card, what a frame's time in f16 is beside what the card's rates allow.
+
+    Of the networks only the longest steps were kept: one by one, so that what launching costs is in
+    them.
+    """
+    gflop = {}
+    for report in machines():
+        gflop |= {title: entry["gflop"] for title, entry in report["models"].items()}
+    parts = []
+    for report in json.loads((RESULTS / "gpu.json").read_text())["cards"].values():
+        card = report["card"]
+        lines = [
+            "| Model | copies, frame and map | network | its operations at the card's rate "
+            "| longest step | at the card's rates |"
+        ]
+        lines.append("|---" * 6 + "|")
+        for title, entry in report["models"].items():
+            stages = entry["stages_ms"]["adfast f16"]
+            around, network = stages["frame"] + stages["map"], stages["network"]
+            step = entry["profile"]["adfast f16"][0]
+            # Gigaflops over TFLOP/s, and bytes over GB/s, in milliseconds.
+            bound = max(
+                step["gflop"] / card["f16_tflop_s"], step["bytes"] / card["copy_gb_s"] / 1e6
+            )
+            cells = [
+                f"{around:.2f} ms ({100 * around / stages['total']:.0f} %)",
+                f"{network:.2f} ms",
+                f"{gflop[title] / card['f16_tflop_s']:.3f} ms",
+                f"`{step['name']}`, {1e3 * step['ms']:.0f} µs",
+                f"{1e3 * bound:.1f} µs",
+            ]
+            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        lines += [
+            "",
+            f"{card['name']}: {card['f16_tflop_s']} TFLOP/s in f16 and {card['copy_gb_s']} GB/s as "
+            "measured in the same run; commits and source as above.",
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def batch() -> str:
     parts = []
     for report in machines():
@@ -464,6 +506,7 @@ TABLES = {
     "cifar10": cifar10,
     "tactics": tactics,
     "gpu": gpu,
+    "gpu_bounds": gpu_bounds,
 }
 
 
