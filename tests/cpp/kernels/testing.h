@@ -161,7 +161,8 @@ inline auto values(const Feature& f) {
 
 inline std::string text(const char* op, const k::Table& table, k::DType dtype,
                         std::initializer_list<int64_t> sizes) {
-  std::string s = std::string(op) + " " + table.name + (dtype == k::DType::f32 ? " f32" : " bf16");
+  const char* type = dtype == k::DType::f32 ? " f32" : dtype == k::DType::bf16 ? " bf16" : " u8";
+  std::string s = std::string(op) + " " + table.name + type;
   for (int64_t n : sizes) s.append(1, ' ').append(std::to_string(n));
   return s;
 }
