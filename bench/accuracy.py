@@ -47,8 +47,8 @@ from adfast.training.reporting import Reporter
 from adfast.training.run import Run
 
 sys.path.insert(0, str(Path(__file__).parent))
-from end_to_end import commit
 from models import differences
+from record import commit
 
 RESULTS = Path(__file__).parent / "results" / "mtd.json"
 PARITY_FRAMES = 32

@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from end_to_end import WrongAnswer, calibration_images, commit, frames
 from models import MODELS, make, quantise
+from race import WrongAnswer, calibration_images, frames
+from record import commit
 
 import adfast
 from adfast.benchmark import machine

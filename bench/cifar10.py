@@ -32,7 +32,7 @@ from adfast.images import read_image
 
 sys.path.insert(0, str(Path(__file__).parent))
 from accuracy import settings_of, untrained
-from end_to_end import commit
+from record import commit
 
 RESULTS = Path(__file__).parent / "results" / "cifar10.json"
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()

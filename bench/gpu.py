@@ -35,8 +35,9 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
 import figures
-from end_to_end import commit, frames
 from models import MODELS, create, make
+from race import frames
+from record import commit
 
 import adfast
 from adfast.benchmark import machine
@@ -45,7 +46,7 @@ from adfast.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 PRECISIONS = ("f16", "bf16", "f32")
-# Of the map's maximum, from PyTorch's f32 map on the CPU; as in end_to_end.py.
+# Of the map's maximum, from PyTorch's f32 map on the CPU; as in race.py.
 TOLERANCE = {"f32": 1e-3, "f16": 0.05, "bf16": 0.25}
 BATCHES = (8, 32)
 MODES = ("eager", "graph")  # beside what torch.compile is asked for

@@ -21,8 +21,8 @@ from adfast.benchmark import machine, sample_frame
 from adfast.files import atomic_write
 
 sys.path.insert(0, str(Path(__file__).parent))
-from end_to_end import commit
 from models import MODELS, differences, make
+from record import commit
 
 RESULTS = Path(__file__).parent / "results" / "parity.json"
 FRAMES = 4

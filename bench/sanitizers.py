@@ -20,7 +20,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from end_to_end import commit
+from record import commit
 
 from adfast.benchmark import machine
 from adfast.files import atomic_write

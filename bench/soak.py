@@ -47,7 +47,7 @@ from adfast.progress import phases
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import tiny_graph  # the engine's tests' plan
-from end_to_end import commit
+from record import commit
 
 from adfast.compiler.writer import Golden, plan_fields, write_plan
 

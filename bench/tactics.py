@@ -23,8 +23,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 import figures
-from end_to_end import commit, machine_key
 from models import MODELS, make
+from record import commit, machine_key
 
 import adfast
 from adfast.benchmark import machine, sample_frame

@@ -45,24 +45,24 @@ def test_end_to_end_is_preparation_network_and_finish():
 
 
 def test_memory_is_read_in_kilobytes():
-    import end_to_end
+    import memory
 
-    before = end_to_end.resident_kb()
+    before = memory.resident_kb()
     # Straight from the system: malloc may give back what it kept, which is resident already.
     with mmap.mmap(-1, 64 << 20) as pages:
         np.frombuffer(pages, np.uint8)[:] = 1
-        assert 63 << 10 <= end_to_end.resident_kb() - before <= 72 << 10
+        assert 63 << 10 <= memory.resident_kb() - before <= 72 << 10
     block = np.ones(64 << 20, np.uint8)
-    heap = end_to_end.heap_kb()
+    heap = memory.heap_kb()
     assert heap is None or heap >= block.nbytes >> 10
 
 
 def test_a_kind_of_machine_is_named_by_what_makes_it_fast():
-    import end_to_end
+    import record
 
     from adfast.benchmark import machine
 
     host = machine()
     other = host | {"instructions": ["avx2"]}
-    assert end_to_end.machine_key(host | {"instructions": []}) != end_to_end.machine_key(other)
+    assert record.machine_key(host | {"instructions": []}) != record.machine_key(other)
     assert set(host["instructions"]) <= {"avx2", "avx512", "vnni", "bf16", "fp16", "amx"}
