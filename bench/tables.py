@@ -153,6 +153,40 @@ def rounds_and_source(report: dict) -> str:
     return f"Milliseconds, median of {several} rounds. {speed_source(report)}"
 
 
+def tails() -> str:
+    """Return what a busy core does to the latency, a table for each machine where it was seen."""
+    parts = []
+    for report in machines():
+        rows = [
+            (title, name, found)
+            for title, by_name in report.get("busy", {}).items()
+            for name, found in by_name.items()
+            if found["p99_over_quiet_median"] is not None
+        ]
+        if not rows:
+            continue
+        lines = ["| Model | | quiet, median | beside it, median | p99 | over quiet |"]
+        lines.append("|---" * 6 + "|")
+        for title, name, found in rows:
+            times = [found["quiet"]["median_ms"], found["busy"]["median_ms"]]
+            times.append(found["busy"]["p99_ms"])
+            cells = [f"{ms:.1f} ms" for ms in times]
+            cells.append(f"{found['p99_over_quiet_median']:.1f}x")
+            lines.append(f"| {title} | {name} | " + " | ".join(cells) + " |")
+        commits = ", ".join(sorted({found["commit"] for _, _, found in rows}))
+        dates = [found["date"] for _, _, found in rows]
+        host = report["machine"]
+        lines += [
+            "",
+            f"Measured on {host['processor']} ({'/'.join(host['instructions'])}), "
+            f"{host['cores']} cores, {span(dates)}, commit {commits}, by `python "
+            "bench/end_to_end.py --busy` ([bench/results/end_to_end.json]"
+            "(../bench/results/end_to_end.json)).",
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def gpu() -> str:
     """Return the CUDA backend's table, a part for each card."""
     parts = []
@@ -499,6 +533,7 @@ TABLES = {
     "batch": batch,
     "targets": targets,
     "ceilings": ceilings,
+    "tails": tails,
     "parity": parity,
     "accuracy": accuracy,
     "trust": trust,
