@@ -1,6 +1,9 @@
 #include "backends/cpu/onednn.h"
 
 #include <cstring>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "backends/cpu/quantise.h"
 
@@ -14,6 +17,40 @@ dnnl::memory vector_of(const dnnl::engine& engine, dnnl::memory::data_type type,
   dnnl::memory result({{size}, type, dnnl::memory::format_tag::x}, engine);
   std::memcpy(result.get_data_handle(), values.data(), values.size() * sizeof(T));
   return result;
+}
+
+// oneDNN asks AMD's processors for their caches by a leaf of CPUID that a virtual machine may leave
+// empty, and takes that for a first level of one byte. Its generated reorders (3.2,
+// jit_uni_reorder.cpp, prb_block_for_cache) then put their loops in an order in which the zeros
+// that pad a layout fall upon weights.
+bool caches_are_hidden() {
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  __cpuid(0, a, b, c, d);
+  if (b != signature_AMD_ebx || c != signature_AMD_ecx || d != signature_AMD_edx) return false;
+  __cpuid_count(0x8000001d, 0, a, b, c, d);
+  const uint64_t line = (b & 0xfff) + 1, partitions = (b >> 12 & 0x3ff) + 1, ways = (b >> 22) + 1;
+  return line * partitions * ways * (uint64_t{c} + 1) < 16 << 10;
+#else
+  return false;
+#endif
+}
+
+// Into the layout of `result`.
+void pack(dnnl::memory source, dnnl::memory result) {
+  static const bool hidden = caches_are_hidden();
+  const dnnl::memory::desc plain = source.get_desc(), wanted = result.get_desc();
+  dnnl::stream stream(result.get_engine());
+  if (hidden && wanted.get_padded_dims() != wanted.get_dims()) {
+    // Only the type is changed on the way: nothing is padded.
+    const dnnl::memory::desc cast(plain.get_dims(), wanted.get_data_type(), plain.get_strides());
+    dnnl::memory values(cast, result.get_engine());
+    dnnl::reorder(source, values).execute(stream, source, values);
+    stream.wait();
+    return pack_by_strides(values, result);
+  }
+  dnnl::reorder(source, result).execute(stream, source, result);
+  stream.wait();
 }
 
 // See widened(). A copy of f32 for each tensor in bf16, behind the step's own scratch.
@@ -120,11 +157,48 @@ dnnl::memory packed(const dnnl::engine& engine, const Tensor& tensor,
                     const dnnl::memory::desc& plain, const dnnl::memory::desc& wanted) {
   dnnl::memory result(wanted, engine);
   // oneDNN does not write through a source handle; its interface just lacks the const.
-  dnnl::memory source(plain, engine, const_cast<std::byte*>(tensor.data.data()));
-  dnnl::stream stream(engine);
-  dnnl::reorder(source, result).execute(stream, source, result);
-  stream.wait();
+  pack(dnnl::memory(plain, engine, const_cast<std::byte*>(tensor.data.data())), result);
   return result;
+}
+
+void pack_by_strides(const dnnl::memory& source, const dnnl::memory& result) {
+  const dnnl::memory::desc plain = source.get_desc(), wanted = result.get_desc();
+  const auto dims = wanted.get_dims(), from = plain.get_strides(), outer = wanted.get_strides();
+  const auto blocks = wanted.get_inner_blks(), of = wanted.get_inner_idxs();
+  const size_t size = dnnl::memory::data_type_size(wanted.get_data_type());
+  size_t bytes = size;
+  for (const int64_t dim : wanted.get_padded_dims()) bytes *= static_cast<size_t>(dim);
+  if (bytes != wanted.get_size()) {
+    throw Error(ErrorKind::plan,
+                "oneDNN cannot pack int8 weights here, as this machine's processor does not tell "
+                "its caches; let the virtual machine pass them on (topoext), or load the plan with "
+                "precision f32 or bf16");
+  }
+  const char* read = static_cast<const char*>(source.get_data_handle());
+  char* write = static_cast<char*>(result.get_data_handle());
+  std::memset(write, 0, bytes);
+  std::vector<int64_t> index(dims.size(), 0);
+  for (bool more = true; more;) {
+    int64_t a = 0, b = 0, block = 1;
+    std::vector<int64_t> rest = index;
+    for (size_t i = blocks.size(); i-- > 0;) {
+      int64_t& position = rest[static_cast<size_t>(of[i])];
+      b += position % blocks[i] * block;
+      position /= blocks[i];
+      block *= blocks[i];
+    }
+    for (size_t i = 0; i < dims.size(); i++) {
+      a += index[i] * from[i];
+      b += rest[i] * outer[i];
+    }
+    std::memcpy(write + b * static_cast<int64_t>(size), read + a * static_cast<int64_t>(size),
+                size);
+    more = false;
+    for (size_t i = dims.size(); i-- > 0 && !more;) {
+      more = ++index[i] < dims[i];
+      if (!more) index[i] = 0;
+    }
+  }
 }
 
 dnnl::primitive_attr fused_attributes(nodes::Activation activation, bool residual,
@@ -174,11 +248,8 @@ std::vector<Argument> int8_arguments(const Device& device, const OperatorRequest
                                      const dnnl::memory::desc& wanted) {
   using dnnl::memory;
   QuantisedWeight weight = quantised_weight(request);
-  memory packed_weight(wanted, device.engine);
-  memory source(plain, device.engine, weight.values.data());
-  dnnl::stream stream(device.engine);
-  dnnl::reorder(source, packed_weight).execute(stream, source, packed_weight);
-  stream.wait();
+  const memory packed_weight(wanted, device.engine);
+  pack(memory(plain, device.engine, weight.values.data()), packed_weight);
 
   const auto f32 = memory::data_type::f32, s32 = memory::data_type::s32;
   std::vector<Argument> arguments = {

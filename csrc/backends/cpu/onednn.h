@@ -33,6 +33,10 @@ struct Slot {
 dnnl::memory packed(const dnnl::engine& engine, const Tensor& tensor,
                     const dnnl::memory::desc& plain, const dnnl::memory::desc& wanted);
 
+// The values of `source`, which has no blocks, in the layout of `result`, one by one; what pads it
+// becomes zero. For machines on which oneDNN does that wrong. Both have one type.
+void pack_by_strides(const dnnl::memory& source, const dnnl::memory& result);
+
 // Post-ops in the order of the graph's semantics: add the residual, then activate.
 dnnl::primitive_attr fused_attributes(nodes::Activation activation, bool residual,
                                       const dnnl::memory::desc& residual_desc);
