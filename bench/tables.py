@@ -256,8 +256,8 @@ def gpu_bounds() -> str:
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
         lines += [
             "",
-            f"{card['name']}: {card['f16_tflop_s']} TFLOP/s in f16 and {card['copy_gb_s']} GB/s as "
-            "measured in the same run; commits and source as above.",
+            f"{card['name']}: {card['f16_tflop_s']} TFLOP/s in f16 and {card['copy_gb_s']} GB/s, "
+            f"measured on {report['date']}; commits and source as above.",
         ]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -42,6 +42,13 @@ void pack(dnnl::memory source, dnnl::memory result) {
   const dnnl::memory::desc plain = source.get_desc(), wanted = result.get_desc();
   dnnl::stream stream(result.get_engine());
   if (hidden && wanted.get_padded_dims() != wanted.get_dims()) {
+    if (wanted.get_data_type() == dnnl::memory::data_type::s8) {
+      // Some of these layouts hold sums for zero points too, or scaled weights.
+      throw Error(ErrorKind::plan,
+                  "oneDNN cannot pack int8 weights here, as this machine's processor does not tell "
+                  "its caches; let the virtual machine pass them on (topoext), or load the plan "
+                  "with precision f32 or bf16");
+    }
     // Only the type is changed on the way: nothing is padded.
     const dnnl::memory::desc cast(plain.get_dims(), wanted.get_data_type(), plain.get_strides());
     dnnl::memory values(cast, result.get_engine());
@@ -166,17 +173,9 @@ void pack_by_strides(const dnnl::memory& source, const dnnl::memory& result) {
   const auto dims = wanted.get_dims(), from = plain.get_strides(), outer = wanted.get_strides();
   const auto blocks = wanted.get_inner_blks(), of = wanted.get_inner_idxs();
   const size_t size = dnnl::memory::data_type_size(wanted.get_data_type());
-  size_t bytes = size;
-  for (const int64_t dim : wanted.get_padded_dims()) bytes *= static_cast<size_t>(dim);
-  if (bytes != wanted.get_size()) {
-    throw Error(ErrorKind::plan,
-                "oneDNN cannot pack int8 weights here, as this machine's processor does not tell "
-                "its caches; let the virtual machine pass them on (topoext), or load the plan with "
-                "precision f32 or bf16");
-  }
   const char* read = static_cast<const char*>(source.get_data_handle());
   char* write = static_cast<char*>(result.get_data_handle());
-  std::memset(write, 0, bytes);
+  std::memset(write, 0, wanted.get_size());
   std::vector<int64_t> index(dims.size(), 0);
   for (bool more = true; more;) {
     int64_t a = 0, b = 0, block = 1;
