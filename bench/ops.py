@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -26,8 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "ops"))
 
 from cases import CASES, Case  # noqa: E402
+from record import commit  # noqa: E402
 
 from adfast import _core  # noqa: E402
+from adfast.benchmark import machine  # noqa: E402
 from adfast.compiler import reference  # noqa: E402
 from adfast.compiler.graph import Graph, Value  # noqa: E402
 from adfast.compiler.writer import write_test_plan  # noqa: E402
@@ -164,22 +164,6 @@ def time_frame(height, width, channels, layout, precision, isa, runs, folder) ->
     return {"ms": ms, "gflop": 0.0, "bytes": size, "error": float(error)}
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-
-
-def commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
 def available(isa: str, folder: Path) -> bool:
     graph = Graph("probe")
     graph.output("y", graph.add("relu", [graph.input("x", (1,))])[0])
@@ -202,7 +186,7 @@ def main() -> int:
         parser.error("--runs must be at least 1")
 
     rows = []
-    print(f"{processor()}, one thread, commit {commit() or 'unknown'}")
+    print(f"{machine()['processor']}, one thread, commit {commit()}")
     print(f"{'case':56} {'isa':7} {'type':5} {'us':>9} {'GFLOP/s':>8} {'GB/s':>7} {'error':>8}")
 
     def report(name: str, isa: str, precision: str, found: dict) -> None:
@@ -229,7 +213,7 @@ def main() -> int:
                         found = time_frame(*frame, precision, isa, args.runs, folder)
                         report(name, isa, precision, found)
     if args.json:
-        result = {"processor": processor(), "commit": commit(), "threads": 1, "runs": args.runs}
+        result = {"machine": machine(), "commit": commit(), "threads": 1, "runs": args.runs}
         with atomic_write(args.json) as file:
             file.write(json.dumps(result | {"rows": rows}, indent=1).encode())
         print(f"wrote {args.json}")

@@ -90,19 +90,25 @@ def summarize(values: np.ndarray) -> dict[str, float | None]:
 
 
 def machine() -> dict[str, Any]:
-    """Name the processor, the cores this process may use and the operating system."""
-    name, flags = platform.processor() or platform.machine(), set()
+    """Name the processor, the cores this process may use and the operating system.
+
+    A virtual machine may call a processor of any generation by the same name, so that family and
+    model stand beside it.
+    """
+    about: dict[str, str] = {}
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
+                if not line.strip():
+                    break  # the first core is as the others
                 key, _, value = line.partition(":")
-                if key.strip() == "model name":
-                    name = value.strip()
-                if key.strip() == "flags":
-                    flags = set(value.split())
-                    break
+                about[key.strip()] = value.strip()
     except OSError:
         pass
+    name = about.get("model name") or platform.processor() or platform.machine()
+    if {"cpu family", "model"} <= set(about):
+        name += f", family {about['cpu family']} model {about['model']}"
+    flags = set(about.get("flags", "").split())
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 import sys
 from pathlib import Path
 
@@ -66,3 +67,5 @@ def test_a_kind_of_machine_is_named_by_what_makes_it_fast():
     other = host | {"instructions": ["avx2"]}
     assert record.machine_key(host | {"instructions": []}) != record.machine_key(other)
     assert set(host["instructions"]) <= {"avx2", "avx512", "vnni", "bf16", "fp16", "amx"}
+    if "cpu family" in Path("/proc/cpuinfo").read_text():
+        assert re.search(r", family \d+ model \d+$", host["processor"])
