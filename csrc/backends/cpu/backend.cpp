@@ -168,7 +168,9 @@ void limit_onednn(const std::string& isa) {
 }
 
 // Without bf16 products, oneDNN or we would widen every operand again.
-bool multiplies_bf16() { return onednn_has(dnnl::cpu_isa::avx512_core_bf16); }
+bool multiplies_bf16() {
+  return onednn_has(dnnl::cpu_isa::avx512_core_bf16) && !caches_are_hidden();
+}
 
 // How many products in bf16 take the time of one in f32, by the plain instruction: it does twice
 // the work of an f32 one, but Intel's processors issue it a quarter as often.

@@ -19,29 +19,11 @@ dnnl::memory vector_of(const dnnl::engine& engine, dnnl::memory::data_type type,
   return result;
 }
 
-// oneDNN asks AMD's processors for their caches by a leaf of CPUID that a virtual machine may leave
-// empty, and takes that for a first level of one byte. Its generated reorders (3.2,
-// jit_uni_reorder.cpp, prb_block_for_cache) then put their loops in an order in which the zeros
-// that pad a layout fall upon weights.
-bool caches_are_hidden() {
-#if defined(__x86_64__)
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  __cpuid(0, a, b, c, d);
-  if (b != signature_AMD_ebx || c != signature_AMD_ecx || d != signature_AMD_edx) return false;
-  __cpuid_count(0x8000001d, 0, a, b, c, d);
-  const uint64_t line = (b & 0xfff) + 1, partitions = (b >> 12 & 0x3ff) + 1, ways = (b >> 22) + 1;
-  return line * partitions * ways * (uint64_t{c} + 1) < 16 << 10;
-#else
-  return false;
-#endif
-}
-
 // Into the layout of `result`.
 void pack(dnnl::memory source, dnnl::memory result) {
-  static const bool hidden = caches_are_hidden();
   const dnnl::memory::desc plain = source.get_desc(), wanted = result.get_desc();
   dnnl::stream stream(result.get_engine());
-  if (hidden && wanted.get_padded_dims() != wanted.get_dims()) {
+  if (caches_are_hidden() && wanted.get_padded_dims() != wanted.get_dims()) {
     if (wanted.get_data_type() == dnnl::memory::data_type::s8) {
       // Some of these layouts hold sums for zero points too, or scaled weights.
       throw Error(ErrorKind::plan,
@@ -134,11 +116,32 @@ bool onednn_has_vnni() {
   return onednn_has(dnnl::cpu_isa::avx512_core_vnni) || onednn_has(dnnl::cpu_isa::avx2_vnni);
 }
 
+// oneDNN asks AMD's processors for their caches by a leaf of CPUID that a virtual machine may leave
+// empty, and takes that for a first level of one byte and no second. Its generated reorders (3.2,
+// jit_uni_reorder.cpp, prb_block_for_cache) then put their loops in an order in which the zeros
+// that pad a layout fall upon weights, and its kernels in bf16 may divide by the second level.
+bool caches_are_hidden() {
+#if defined(__x86_64__)
+  static const bool hidden = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    __cpuid(0, a, b, c, d);
+    if (b != signature_AMD_ebx || c != signature_AMD_ecx || d != signature_AMD_edx) return false;
+    __cpuid_count(0x8000001d, 0, a, b, c, d);
+    const uint64_t line = (b & 0xfff) + 1, partitions = (b >> 12 & 0x3ff) + 1, ways = (b >> 22) + 1;
+    return line * partitions * ways * (uint64_t{c} + 1) < 16 << 10;
+  }();
+  return hidden;
+#else
+  return false;
+#endif
+}
+
 bool must_widen(const OperatorRequest& request) {
   const auto narrow = [](const Tensor* t) { return t != nullptr && t->dtype == DType::bf16; };
   return (std::ranges::any_of(request.inputs, narrow) ||
           std::ranges::any_of(request.outputs, narrow)) &&
-         !onednn_has(dnnl::cpu_isa::avx512_core) && !onednn_has(dnnl::cpu_isa::avx2_vnni_2);
+         (caches_are_hidden() ||
+          (!onednn_has(dnnl::cpu_isa::avx512_core) && !onednn_has(dnnl::cpu_isa::avx2_vnni_2)));
 }
 
 std::unique_ptr<Operator> widened(const OperatorRequest& request, const Device& device,

@@ -15,6 +15,8 @@ inline dnnl::memory::data_type onednn_type(DType type) {
 // Whether oneDNN may use an instruction set here: the processor has it, and ADFAST_ISA allows it.
 bool onednn_has(dnnl::cpu_isa isa);
 bool onednn_has_vnni();
+// Whether this machine keeps the sizes of its caches from oneDNN, which then goes wrong.
+bool caches_are_hidden();
 
 struct Argument {
   int index;
@@ -73,7 +75,7 @@ class OnednnOperator final : public Operator {
 };
 
 // Whether oneDNN lacks a step that reads and writes as `request` does: it has bf16 on AVX-512 and
-// on AVX2 with conversions only.
+// on AVX2 with conversions only, where it knows the caches.
 bool must_widen(const OperatorRequest& request);
 // The step as `make` makes it for f32, its operands widened into scratch and its results rounded.
 std::unique_ptr<Operator> widened(const OperatorRequest& request, const Device& device,
