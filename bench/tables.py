@@ -53,7 +53,7 @@ def machines() -> list[dict]:
     bf16, and last those that are rough.
     """
     reports = json.loads((RESULTS / "end_to_end.json").read_text())["machines"].values()
-    latest = sorted(reports, key=lambda report: report["date"], reverse=True)
+    latest = sorted(reversed(reports), key=lambda report: report["date"], reverse=True)
 
     def rank(report: dict) -> tuple[bool, bool]:
         narrow = "bf16" in report["machine"].get("instructions", ())
@@ -95,19 +95,22 @@ def ratios(found: dict, precision: str) -> str:
 
 
 def speed() -> str:
-    """Return the engine beside the best peer, on each machine that was quiet."""
+    """Return the engine beside the best peer, on the latest quiet machine of each kind."""
     quiet = [report for report in machines() if not figures.disturbances(report)]
-    parts = []
+    kinds: dict[tuple, dict] = {}
     for report in quiet or machines()[:1]:
+        kinds.setdefault(tuple(report["machine"].get("instructions", ())), report)
+    parts = []
+    for report in kinds.values():
         models = single_frames(report)
         # Without its instructions, a plan in bf16 runs in f32 unless someone insists.
         narrow = "bf16" in report["machine"].get("instructions", ("bf16",))
         measured = (p for p in PRECISIONS if any(p in f["ratios"] for f in models.values()))
-        kinds = [p for p in measured if p != "bf16" or narrow]
-        heads = (f"adfast {p} | best peer | ratio" for p in kinds)
-        lines = ["| Model | " + " | ".join(heads) + " |", "|---" * (3 * len(kinds) + 1) + "|"]
+        shown = [p for p in measured if p != "bf16" or narrow]
+        heads = (f"adfast {p} | best peer | ratio" for p in shown)
+        lines = ["| Model | " + " | ".join(heads) + " |", "|---" * (3 * len(shown) + 1) + "|"]
         for title, found in models.items():
-            cells = [cell for p in kinds for cell in beside_best(found, p)]
+            cells = [cell for p in shown for cell in beside_best(found, p)]
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
         parts.append("\n".join([*lines, "", rounds_and_source(report)]))
     return "\n\n".join(parts)

@@ -190,10 +190,9 @@ def test_every_machine_has_its_own_table(monkeypatch):
         for name in ("One", "Other")
     ]
     monkeypatch.setattr(tables, "machines", lambda: reports)
-    for text, row in (
-        (tables.speed(), "| ADTR | 10.0 | 20.0, A bf16 | 2.00x (3.00x) |"),
-        (tables.contestants(), "| ADTR | 10.0 | 20.0 | 2.00x (3.00x) |"),
-    ):
-        assert "One, 2 cores" in text and "Other, 2 cores" in text
-        assert text.count(row) == 2
+    every, row = tables.contestants(), "| ADTR | 10.0 | 20.0 | 2.00x (3.00x) |"
+    assert "One, 2 cores" in every and "Other, 2 cores" in every and every.count(row) == 2
+    # The README has room for one of each kind.
+    latest, row = tables.speed(), "| ADTR | 10.0 | 20.0, A bf16 | 2.00x (3.00x) |"
+    assert "One, 2 cores" in latest and "Other" not in latest and latest.count(row) == 1
     assert tables.batch().count("| ADTR | 800.0 | 266.7 |") == 2
