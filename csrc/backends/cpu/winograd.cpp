@@ -21,11 +21,13 @@ Tiling tiling_of(const Shape& y, int32_t outputs, int32_t kernel) {
 
 // Tiles that are transformed before they are multiplied. Half of the second-level cache is the best
 // place for them; but all weights pass once for every block, and where they come from farther away,
-// larger blocks spare more than they spill.
+// larger blocks spare more than they spill: from memory, a weight should serve many tiles.
 int64_t tiles_per_block(const Tiling& tiling, int64_t words, int64_t weights, int64_t threads) {
+  constexpr int64_t far = 8 << 20;
   const int64_t cache = second_level_cache();
   const int64_t bytes = tiling.points() * (words + 16 + 32) * 4;
-  const int64_t most = std::max<int64_t>(8, (weights > cache ? cache : cache / 2) / bytes);
+  const int64_t most =
+      std::max<int64_t>(weights > far ? 32 : 8, (weights > cache ? cache : cache / 2) / bytes);
   int64_t blocks = (tiling.tiles() + most - 1) / most;
   if (blocks > 1) blocks = (blocks + threads - 1) / threads * threads;
   return (tiling.tiles() + blocks - 1) / blocks;
