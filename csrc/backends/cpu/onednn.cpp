@@ -119,7 +119,7 @@ bool onednn_has_vnni() {
 // oneDNN asks AMD's processors for their caches by a leaf of CPUID that a virtual machine may leave
 // empty, and takes that for a first level of one byte and no second. Its generated reorders (3.2,
 // jit_uni_reorder.cpp, prb_block_for_cache) then put their loops in an order in which the zeros
-// that pad a layout fall upon weights, and its kernels in bf16 may divide by the second level.
+// that pad a layout fall upon weights, and it divides by zero where it plans products in bf16.
 bool caches_are_hidden() {
 #if defined(__x86_64__)
   static const bool hidden = [] {
