@@ -64,9 +64,9 @@ class Backend {
   // The request's dtypes are not settled yet.
   virtual std::optional<Storage> operand_storage(const OperatorRequest& request,
                                                  size_t input) const = 0;
-  // `wanted`: how every reader of the result takes it, where they agree.
-  virtual Storage result_storage(const Node& node, const Shape& shape,
-                                 std::span<const Tensor* const> inputs,
+  // How a result is stored. `wanted`: how every reader takes it, where they agree. The inputs are
+  // settled, the results' dtypes are not.
+  virtual Storage result_storage(const OperatorRequest& request, size_t output,
                                  const std::optional<Storage>& wanted) const = 0;
   // Whether the first input may come in any type, and the result is of that type: its elements are
   // moved, so what readers of the result want holds for the input as well.

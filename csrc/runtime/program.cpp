@@ -74,12 +74,11 @@ Program::Program(const Graph& graph, const Backend& backend) {
       }
       settled.request.inputs.push_back(id < 0 ? nullptr : &tensors_[id]);
     }
-    for (int32_t id : node.outputs) {
-      const Storage storage =
-          backend.result_storage(node, tensors_[id].shape, settled.request.inputs, wanted[id]);
-      tensors_[id].dtype = storage.dtype;
-      tensors_[id].levels = storage.levels;
-      settled.request.outputs.push_back(&tensors_[id]);
+    for (int32_t id : node.outputs) settled.request.outputs.push_back(&tensors_[id]);
+    for (size_t i = 0; i < node.outputs.size(); ++i) {
+      const Storage storage = backend.result_storage(settled.request, i, wanted[node.outputs[i]]);
+      settled.request.outputs[i]->dtype = storage.dtype;
+      settled.request.outputs[i]->levels = storage.levels;
     }
     return settled;
   };

@@ -222,7 +222,7 @@ struct HaloAttentionArgs {
 // zeros being around x.
 struct WinogradArgs {
   const void* x;  // [height][width][channels]
-  DType dtype;    // of x, residual and y
+  DType dtype;    // of x and residual
   int64_t height, width, channels;
   int64_t out_height, out_width, out_channels;
   int64_t top, left;  // pixels of zeros before the first row and column
@@ -230,9 +230,11 @@ struct WinogradArgs {
   DType operands;        // of the products at the points: f32, or bf16 if dtype is
   const void* weight;    // of winograd_weight
   const float* bias;     // [out_channels] or null
-  const void* residual;  // as y, or null
+  const void* residual;  // [out_height][out_width][out_channels] or null
   bool relu;
-  void* y;  // [out_height][out_width][out_channels]
+  void* y;        // as residual
+  DType y_dtype;  // as dtype, or u8
+  Levels y_levels;
   int64_t block_begin, block_end;
   int64_t tile_begin, tile_end;    // of the block: what winograd_transform does
   int64_t panel_begin, panel_end;  // of winograd_panels: what winograd_multiply does

@@ -152,7 +152,7 @@ static void untransform_tile(const WinogradArgs& a, int64_t tile, int64_t panel,
         if (a.residual) v = v + load(static_cast<const T*>(a.residual) + at, lanes);
         // The second operand wins where either is NaN.
         if (a.relu) v = max(set1(0.0f), v);
-        store_fast(static_cast<T*>(a.y) + at, v, lanes);
+        store_as(a.y, a.y_dtype, a.y_levels, at, v, lanes);
       }
     }
   });

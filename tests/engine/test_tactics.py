@@ -132,16 +132,20 @@ def test_every_tactic_gives_the_answer_of_the_others(tactic, precision, isa, pla
 def test_a_step_of_int8_runs_in_floats_where_that_is_faster(isa, quantised, tmp_path):
     """Winograd's algorithm may pass direct sums in int8, and keeps more digits."""
     pairs = isa == "avx512_bf16" and not INTEL
-    used = kernels(opened(quantised, told(tmp_path, "winograd4 *"), "int8", isa=isa))
+    engine = opened(quantised, told(tmp_path, "winograd4 *"), "int8", isa=isa)
+    used = kernels(engine)
     assert used["fourth"].startswith(
         "adfast:winograd4x3_bf16:" if pairs else "adfast:winograd4x3:"
     ), used
     assert used["strided"].startswith("onednn:"), used
+    steps = [step["name"] for step in engine.profile(FRAME)]
+    assert steps.index("strided") == steps.index("fourth") + 1, "it writes u8 itself"
     direct = opened(quantised, told(tmp_path, "direct *"), "int8", isa=isa)
     assert all(kernel.startswith("onednn:") for kernel in kernels(direct).values())
     exact = opened(quantised, told(tmp_path, "direct *"), "f32", isa=isa).predict(FRAME).network_map
-    error = np.abs(direct.predict(FRAME).network_map - exact).max() / exact.max()
-    assert 1e-4 < error < 0.1
+    for int8 in (direct, engine):
+        error = np.abs(int8.predict(FRAME).network_map - exact).max() / exact.max()
+        assert 1e-4 < error < 0.1
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16", "int8"])

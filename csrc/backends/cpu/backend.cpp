@@ -61,12 +61,12 @@ class CpuBackend final : public HostBackend {
     return adfast::operand_storage(op, types(), input, request.inputs[input]->shape);
   }
 
-  Storage result_storage(const Node& node, const Shape& shape,
-                         std::span<const Tensor* const> inputs,
+  Storage result_storage(const OperatorRequest& request, size_t output,
                          const std::optional<Storage>& wanted) const override {
-    const bool int8 = !inputs.empty() && inputs[0] != nullptr && inputs[0]->dtype == DType::u8;
-    if (wanted && wanted->dtype == DType::u8 && (find(node).writes_u8 || int8)) return *wanted;
-    return {result_type(find(node), types(), shape, inputs, wanted), {}};
+    if (wanted && wanted->dtype == DType::u8 && writes_u8(request)) return *wanted;
+    return {result_type(find(request.node), types(), request.outputs[output]->shape, request.inputs,
+                        wanted),
+            {}};
   }
 
   bool moves_elements(const Node& node) const override { return find(node).moves_elements; }
@@ -128,6 +128,16 @@ class CpuBackend final : public HostBackend {
 
  private:
   NarrowTypes types() const { return {device_.features, device_.products}; }
+
+  bool writes_u8(const OperatorRequest& request) const {
+    const Op& op = find(request.node);
+    if (op.writes_u8) return true;
+    if (request.inputs.empty() || request.inputs[0] == nullptr) return false;
+    if (request.inputs[0]->dtype == DType::u8) return true;
+    if (request.node.op != "conv2d") return false;
+    check_operands(op, request);  // as above
+    return runs_by_winograd(request, device_);
+  }
 
   // Where the processor is expected to compute a quantised step faster in floats.
   bool floats_beat_int8(const OperatorRequest& request) const {

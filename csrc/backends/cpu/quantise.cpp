@@ -22,7 +22,7 @@ Int8Rates int8_rates() {
   if (onednn_has_vnni()) return {3.5, 3.5};
   if (__builtin_cpu_is("znver1") || __builtin_cpu_is("znver2")) return {1, 0.6};
   if (onednn_has(dnnl::cpu_isa::avx512_core)) return {1.3, 1.3};
-  return {2.1, 2.1};
+  return {2.3, 2.1};
 }
 
 QuantisedWeight quantised_weight(const OperatorRequest& request) {

@@ -76,6 +76,23 @@ std::optional<Tiling> best_tiling(const nodes::Convolution& c, const Device& dev
   return best;
 }
 
+std::optional<Tiling> chosen_tiling(const OperatorRequest& request, const Device& device,
+                                    const nodes::Convolution& convolution) {
+  // In int8, products cost a quarter, and the transforms would leave its range.
+  const Tensor* residual = convolution.residual;
+  if (request.inputs[0]->dtype != device.features ||
+      (residual != nullptr && residual->dtype != device.features)) {
+    return std::nullopt;
+  }
+  const std::string tactic = device.tactic(request.node);
+  if (!has_kernel(convolution) || tactic == "direct") return std::nullopt;
+  // oneDNN has vectors where our scalar kernels have none: only if told to.
+  const bool scalar = device.kernels->isa == kernels::Isa::scalar;
+  const double rate = device.features == DType::f32 ? 1.0 : device.bf16_rate;
+  const double direct = direct_seconds(convolution, rate, size_of(device.features));
+  return best_tiling(convolution, device, tactic, scalar ? 0 : direct);
+}
+
 struct Work {
   kernels::WinogradArgs args;
   int64_t tiles, block;  // in all; per block
@@ -171,17 +188,9 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   const Tensor& weight = *convolution.weight;
   const Tensor *bias = convolution.bias, *residual = convolution.residual;
   const Shape &x = convolution.x, &y = convolution.y;
-  // In int8, products cost a quarter, and the transforms would leave its range.
-  if (request.inputs[0]->dtype != device.features || request.outputs[0]->dtype != device.features) {
-    return nullptr;
-  }
-  const std::string tactic = device.tactic(request.node);
-  if (!has_kernel(convolution) || tactic == "direct") return nullptr;
-  // oneDNN has vectors where our scalar kernels have none: only if told to.
-  const bool scalar = device.kernels->isa == kernels::Isa::scalar;
-  const double rate = device.features == DType::f32 ? 1.0 : device.bf16_rate;
-  const double direct = direct_seconds(convolution, rate, size_of(device.features));
-  const auto tiling = best_tiling(convolution, device, tactic, scalar ? 0 : direct);
+  const Tensor& result = *request.outputs[0];
+  if (result.dtype != device.features && result.dtype != DType::u8) return nullptr;
+  const auto tiling = chosen_tiling(request, device, convolution);
   if (!tiling) return nullptr;
   const int32_t outputs = tiling->outputs, kernel = tiling->kernel;
 
@@ -201,6 +210,8 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   work.products_room = lines(kernels::winograd_products(work.block, outputs, kernel));
   kernels::WinogradArgs& args = work.args;
   args.dtype = kernel_type(device.features);
+  args.y_dtype = kernel_type(result.dtype);
+  args.y_levels = kernel_levels(result.levels);
   args.height = x[2];
   args.width = x[3];
   args.channels = x[1];
@@ -223,6 +234,10 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
       residual != nullptr, convolution.flops,
       "adfast:winograd" + std::to_string(outputs) + "x" + std::to_string(kernel) +
           (pairs ? "_bf16:" : ":") + device.kernels->name);
+}
+
+bool runs_by_winograd(const OperatorRequest& request, const Device& device) {
+  return chosen_tiling(request, device, nodes::convolution(request)).has_value();
 }
 
 bool winograd_beats_int8(const OperatorRequest& request, const Device& device) {

@@ -10,6 +10,9 @@ namespace adfast::cpu {
 std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const Device& device,
                                         const nodes::Convolution& convolution);
 
+// Whether make_winograd takes the step, which then may write u8 as well; its input is settled.
+bool runs_by_winograd(const OperatorRequest& request, const Device& device);
+
 // Whether a step that could run in int8 is expected to be faster, and keeps more digits, as above.
 bool winograd_beats_int8(const OperatorRequest& request, const Device& device);
 

@@ -45,10 +45,11 @@ class CudaBackend final : public Backend {
                                    request.inputs[input]->shape);
   }
 
-  Storage result_storage(const Node& node, const Shape& shape,
-                         std::span<const Tensor* const> inputs,
+  Storage result_storage(const OperatorRequest& request, size_t output,
                          const std::optional<Storage>& wanted) const override {
-    return {result_type(find(node).rules, types(), shape, inputs, wanted), {}};
+    return {result_type(find(request.node).rules, types(), request.outputs[output]->shape,
+                        request.inputs, wanted),
+            {}};
   }
 
   bool moves_elements(const Node& node) const override { return find(node).rules.moves_elements; }

@@ -62,6 +62,7 @@ void test_winograd(const k::Table& table, k::DType dtype, k::DType operands) {
     args.residual = c.residual ? residual.data() : nullptr;
     args.relu = c.relu;
     args.y = y.data();
+    args.y_dtype = dtype;
     args.block_end = args.tile_end = tiles;
     args.panel_end = panels;
     args.tiles = points.data();
@@ -112,6 +113,26 @@ void test_winograd(const k::Table& table, k::DType dtype, k::DType operands) {
     // Operands in bf16 lose some digits; six times those in large tiles, whose points lie apart.
     const double lost = operands == k::DType::f32 ? 5e-6 : c.outputs + c.kernel == 5 ? 8e-3 : 5e-2;
     expect(name, values(y), want, lost + rounding(dtype));
+
+    // Written as u8: within half a level, and what the sums lose.
+    Guarded<uint8_t> bytes(y.size);
+    args.y = bytes.data();
+    args.y_dtype = k::DType::u8;
+    args.y_levels = {20, 100};
+    args.block_begin = args.tile_begin = args.panel_begin = 0;
+    args.block_end = args.tile_end = tiles;
+    args.panel_end = panels;
+    table.winograd_transform(args);
+    table.winograd_multiply(args);
+    double most = 0, largest = 0;
+    for (double& w : want) {
+      most = std::max(most, std::fabs(w));
+      w = std::clamp(w * 20 + 100, 0.0, 255.0);
+      largest = std::max(largest, w);
+    }
+    expect(
+        name + " to u8", [&](size_t i) { return static_cast<double>(bytes[i]); }, want,
+        (0.501 + 20 * most * lost) / largest);
   }
   // A value that is not a number reaches every output that reads it, through relu too.
   Feature x = random_feature(dtype, 25), y(dtype, 25);
@@ -122,8 +143,8 @@ void test_winograd(const k::Table& table, k::DType dtype, k::DType operands) {
   Guarded<float> points(k::winograd_tiles(9, 1, 2, 3, operands)),
       products(k::winograd_products(9, 2, 3));
   k::WinogradArgs args{
-      x.data(),      dtype,          5,       5,       1,    5,        5, 1, 1, 1, 2, 3,
-      operands,      packed.data(),  nullptr, nullptr, true, y.data(), 0, 9, 0, 9, 0, 1,
+      x.data(),      dtype,          5,       5,    1,        5,     5,  1, 1, 1, 2, 3, operands,
+      packed.data(), nullptr,        nullptr, true, y.data(), dtype, {}, 0, 9, 0, 9, 0, 1,
       points.data(), products.data()};
   table.winograd_transform(args);
   table.winograd_multiply(args);
