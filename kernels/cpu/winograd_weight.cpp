@@ -26,6 +26,10 @@ void fill_matrix(int side, int kernel, double g[kMaxSide][kMaxKernel]) {
   for (int j = 0; j < kernel; j++) g[side - 1][j] = j + 1 == kernel ? 1 : 0;
 }
 
+void add(double factor, const double* x, double* sum) {
+  for (int64_t k = 0; k < kChannelPanel; k++) sum[k] += factor * x[k];
+}
+
 }  // namespace
 
 int64_t winograd_panels(int64_t out_channels) {
@@ -64,25 +68,26 @@ void winograd_weight(const float* weight, int64_t out_channels, int64_t channels
     put_operand(static_cast<float*>(packed) + (panel * points + point) * words * kChannelPanel,
                 words, pairs, c, k, static_cast<float>(value));
   };
+  // Channel by channel, all of a panel's kernels side by side: vectors of equal work.
+  constexpr int kTaps = kMaxKernel * kMaxKernel;
+  double from[kTaps][kChannelPanel] = {}, row[kMaxKernel][kChannelPanel], value[kChannelPanel];
   for (int64_t panel = 0; panel < panels; panel++) {
+    const int64_t first = panel * kChannelPanel;
     for (int64_t c = 0; c < depth; c++) {
       for (int64_t k = 0; k < kChannelPanel; k++) {
-        const int64_t out = panel * kChannelPanel + k;
-        if (out >= out_channels || c >= channels) {
-          for (int64_t p = 0; p < points; p++) put(panel, p, c, k, 0);
-          continue;
+        const bool inside = first + k < out_channels && c < channels;
+        const int64_t at = ((first + k) * channels + c) * kernel * kernel;
+        for (int t = 0; t < kernel * kernel; t++) from[t][k] = inside ? weight[at + t] : 0;
+      }
+      for (int i = 0; i < side; i++) {
+        for (int s = 0; s < kernel; s++) {
+          for (double& sum : row[s]) sum = 0;
+          for (int r = 0; r < kernel; r++) add(g[i][r], from[r * kernel + s], row[s]);
         }
-        const float* from = weight + (out * channels + c) * kernel * kernel;
-        for (int i = 0; i < side; i++) {
-          double row[kMaxKernel] = {};
-          for (int r = 0; r < kernel; r++) {
-            for (int s = 0; s < kernel; s++) row[s] += g[i][r] * from[r * kernel + s];
-          }
-          for (int j = 0; j < side; j++) {
-            double value = 0;
-            for (int s = 0; s < kernel; s++) value += g[j][s] * row[s];
-            put(panel, i * side + j, c, k, value);
-          }
+        for (int j = 0; j < side; j++) {
+          for (double& sum : value) sum = 0;
+          for (int s = 0; s < kernel; s++) add(g[j][s], row[s], value);
+          for (int64_t k = 0; k < kChannelPanel; k++) put(panel, i * side + j, c, k, value[k]);
         }
       }
     }

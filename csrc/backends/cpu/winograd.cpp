@@ -227,8 +227,8 @@ std::unique_ptr<Operator> make_winograd(const OperatorRequest& request, const De
   args.panel_end = kernels::winograd_panels(y[1]);
 
   Packed packed(weights * sizeof(float));
-  kernels::winograd_weight(floats(weight).data(), y[1], x[1], outputs, kernel, operands,
-                           packed.data());
+  kernels::winograd_weight(reinterpret_cast<const float*>(weight.data.data()), y[1], x[1], outputs,
+                           kernel, operands, packed.data());
   return std::make_unique<WinogradOperator>(
       work, std::move(packed), bias == nullptr ? std::vector<float>() : floats(*bias),
       residual != nullptr, convolution.flops,
