@@ -1,6 +1,6 @@
 """What the choice of kernels brings: the engine as it is against oneDNN's, step by step.
 
-    python bench/tactics.py [--models MODEL ...] [--precision f32] [--budget SECONDS]
+    python bench/tactics.py [--models MODEL ...] [--precision f32 bf16 int8] [--budget SECONDS]
 
 Random weights, one frame of 512x512, all cores. The two engines take turns frame by frame, so that
 a machine that slows down slows down both; their maps are compared first. Then both are profiled, in

@@ -21,8 +21,8 @@ double strassen_seconds(const nodes::Linear& linear) {
          (5.0 / 4 * rows * depth + 11.0 / 4 * rows * width) * element;
 }
 
-// Only where our products have been measured to be as fast as oneDNN's: where vectors are computed
-// by halves. Zen 3, which computes them whole, is a sixth slower by this algorithm.
+// Only where it was measured to gain: the first Zen, which computes vectors of AVX2 by halves. Zen
+// 3, which computes them whole, is slower by it than by oneDNN.
 bool expected_faster(const nodes::Linear& linear, const Device& device, bool pairs) {
   if (device.kernels->isa != kernels::Isa::avx2 || pairs) return false;
   if (!__builtin_cpu_is("znver1")) return false;
